@@ -1,4 +1,4 @@
-"""What the MPEG-TS demuxer says. Time stamps are raw: 90 kHz counters of 33 bits that wrap; `ingest.timeline` unwraps."""
+"""What the MPEG-TS demuxer says. Time stamps are raw: 90 kHz counters of 33 bits that wrap; the timeline unwraps."""
 
 from __future__ import annotations
 
