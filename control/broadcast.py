@@ -77,6 +77,7 @@ class Broadcast:
         self.meter = Meter()
         self.session: Session | None = None
         self.sessions = 0
+        self.last_key_id = ""
         self.dropped_packets = 0
         self.reconnect_window_s = reconnect_window_s
         self.transcode_stats: dict[str, float | str] = {}
@@ -103,6 +104,7 @@ class Broadcast:
         if before is not None:
             before.stop(StopReason.TAKEOVER, "another encoder took over this stream with a valid key")
         self.sessions += 1
+        self.last_key_id = session.key_id
         self._cancel_timer()
         if self.sessions > 1:
             self._hold([Gap(None, self._end_pts, self._end_pts, "publisher_reconnect")])
@@ -124,7 +126,7 @@ class Broadcast:
         self.session = None
         if self.state is State.ENDED:
             return
-        final = reason is EndReason.FINISHED or stopped in (StopReason.KICKED, StopReason.REVOKED, StopReason.UNUSABLE)
+        final = reason is EndReason.FINISHED or stopped in (StopReason.KICKED, StopReason.UNUSABLE, StopReason.LIMIT)
         if final or self._plan is None or self.reconnect_window_s <= 0:
             self.end(stopped.value if stopped else reason.value)
             return

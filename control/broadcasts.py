@@ -1,0 +1,119 @@
+"""All broadcasts of this node: who is on air, what viewers find under a playback id, and the recent past.
+
+Implements `packager.ports.Directory`. A playback id leads to the presentation of its newest broadcast that has
+something to show, so that a new publish takes over from an ended one without a 404 in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from control.broadcast import Broadcast, Planner, State
+from control.keys import Grant
+from ingest.ports import StopReason
+from packager.presentation import Presentation
+from packager.settings import PackagerSettings
+from transcode.pool import Pool
+
+log = structlog.get_logger(__name__)
+
+HISTORY = 100
+"""Ended broadcasts that the API still tells about."""
+
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+
+
+class Broadcasts:
+    """Lives on the core's event loop. `spawn` starts a task that the node owns."""
+
+    def __init__(self, pool: Pool, packaging: PackagerSettings, spawn: Spawn, *, keep_ended_s: float) -> None:
+        self._pool = pool
+        self._packaging = packaging
+        self._spawn = spawn
+        self._keep_ended_s = keep_ended_s
+        self._live: dict[str, Broadcast] = {}
+        self._shown: dict[str, Presentation] = {}
+        self._coming: dict[str, Presentation] = {}
+        self._ended_at: dict[str, float] = {}
+        self.history: deque[Broadcast] = deque(maxlen=HISTORY)
+
+    # -- for publishers ---------------------------------------------------------------------------------------
+
+    def live(self, stream_id: str) -> Broadcast | None:
+        """The broadcast of a stream that has not ended, or None."""
+        return self._live.get(stream_id)
+
+    def start(self, grant: Grant, planner: Planner) -> Broadcast:
+        """A new broadcast of the granted stream, still without a publisher."""
+        presentation = Presentation(grant.playback_id, self._packaging)
+        broadcast = Broadcast(
+            secrets.token_hex(6),
+            grant.stream_name,
+            presentation,
+            self._pool,
+            planner,
+            segment_s=self._packaging.segment_s,
+            reconnect_window_s=grant.settings.reconnect_window_s,
+            on_end=lambda ended: self._ended(grant, ended),
+        )
+        self._live[grant.stream_id] = broadcast
+        self._coming[grant.playback_id] = presentation
+        self._ended_at.pop(grant.playback_id, None)
+        return broadcast
+
+    def _ended(self, grant: Grant, broadcast: Broadcast) -> None:
+        if self._live.get(grant.stream_id) is broadcast:
+            del self._live[grant.stream_id]
+        self.history.append(broadcast)
+        self._ended_at[grant.playback_id] = time.monotonic()
+        self._spawn(broadcast.finish())
+
+    # -- for viewers ------------------------------------------------------------------------------------------
+
+    def presentation(self, playback_id: str) -> Presentation | None:
+        """What a viewer of `playback_id` is to see now; None if nothing was on air lately."""
+        coming = self._coming.get(playback_id)
+        if coming is not None and (coming.ready or playback_id not in self._shown):
+            self._shown[playback_id] = coming
+            del self._coming[playback_id]
+        return self._shown.get(playback_id)
+
+    # -- for operators ----------------------------------------------------------------------------------------
+
+    def all(self) -> list[Broadcast]:
+        """Those on air first, then the recent past, newest first."""
+        return [*self._live.values(), *reversed(self.history)]
+
+    def find(self, broadcast_id: str) -> Broadcast | None:
+        """One broadcast by its id."""
+        return next((b for b in self.all() if b.id == broadcast_id), None)
+
+    def on_air(self) -> list[Broadcast]:
+        """Those that have not ended."""
+        return list(self._live.values())
+
+    # -- once a second, and at the end ------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Measure, and forget what ended long ago."""
+        now, wall = time.monotonic(), time.time()
+        for broadcast in self._live.values():
+            broadcast.meter.tick(now, wall)
+        for playback_id, at in list(self._ended_at.items()):
+            if now - at > self._keep_ended_s:
+                self._shown.pop(playback_id, None)
+                self._coming.pop(playback_id, None)
+                del self._ended_at[playback_id]
+
+    def drain(self) -> None:
+        """Tell every publisher to go and end every broadcast."""
+        for broadcast in list(self._live.values()):
+            if broadcast.state is not State.ENDED:
+                broadcast.stop(StopReason.DRAIN, "the server is going down; try again in a moment")
