@@ -1,0 +1,130 @@
+"""The database: an async SQLAlchemy engine, its migrations, and one context manager for a unit of work.
+
+SQLite in WAL mode inside the data folder unless a URL says otherwise. Nothing here knows what the tables mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, event, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from control.migrations import HEAD
+from media.errors import HeadraceError
+
+BUSY_TIMEOUT_MS = 5000
+"""How long SQLite waits for another process (the command line beside the server) to finish its write."""
+
+
+class DatabaseError(HeadraceError):
+    """The database cannot be opened or used."""
+
+    default_slug = "database_unavailable"
+
+
+def default_url(data: Path) -> str:
+    """The SQLite file of a data folder, as an SQLAlchemy URL."""
+    return f"sqlite+aiosqlite:///{data.resolve() / 'headrace.db'}"
+
+
+class Database:
+    """An engine and its sessions. `await open()` before use, `await close()` at the end."""
+
+    def __init__(self, url: str, *, lock: Path | None = None) -> None:
+        """`url` is an SQLAlchemy URL of an async driver; `lock` a file that keeps two processes from migrating
+        one database at the same time (None: the database server's own business)."""
+        self._url = make_url(url)
+        self._lock = lock
+        self._engine: AsyncEngine | None = None
+        self._sessions: async_sessionmaker[AsyncSession] | None = None
+
+    @classmethod
+    def in_folder(cls, data: Path, url: str = "") -> Database:
+        """The database of a data folder: `url` if given, else SQLite in the folder (made where missing)."""
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return cls(url or default_url(data), lock=data / "database.lock")
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password, for logs."""
+        return self._url.render_as_string(hide_password=True)
+
+    async def open(self) -> None:
+        """Connect and bring the schema up to date. Raises `DatabaseError`."""
+        self._engine = create_async_engine(self._url, pool_pre_ping=self._url.get_backend_name() != "sqlite")
+        if self._url.get_backend_name() == "sqlite":
+            event.listen(self._engine.sync_engine, "connect", _tune_sqlite)
+        self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+        try:
+            await self._migrate(self._engine)
+        except (SQLAlchemyError, OSError) as error:
+            await self.close()
+            raise DatabaseError(f"The database {self.shown_url} cannot be opened: {error}") from error
+
+    async def close(self) -> None:
+        """Give every connection back. Idempotent."""
+        engine, self._engine, self._sessions = self._engine, None, None
+        if engine is not None:
+            await engine.dispose()
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """One transaction: committed on leaving, rolled back on an exception."""
+        if self._sessions is None:
+            raise DatabaseError("The database is not open.")
+        async with self._sessions() as session, session.begin():
+            yield session
+
+    async def _migrate(self, engine: AsyncEngine) -> None:
+        async with engine.connect() as connection:
+            if await connection.run_sync(_revision) == HEAD:
+                return
+        with contextlib.ExitStack() as stack:
+            if self._lock is not None:
+                await asyncio.to_thread(stack.enter_context, _locked(self._lock))
+            async with engine.begin() as connection:
+                await connection.run_sync(_upgrade)
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command  # costs a quarter of a second: only where there is something to migrate
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "control:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,289 @@
+"""Keys: make, list, rotate, revoke; and the gate, `verify`, that every publisher passes.
+
+Life of a key      from       to        by
+live                          ending    rotate (expires after the grace time)
+live, ending                  expired   its time
+live, ending                  revoked   revoke
+live (once)                   used      the first publication
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy import delete, or_, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from control.audit import Audit, Entry
+from control.credentials import (
+    MAX_CREDENTIAL_LENGTH,
+    Token,
+    hash_key,
+    new_key,
+    new_key_id,
+    signing_key,
+    srt_passphrase,
+)
+from control.models import Key, Nonce
+from control.snapshot import NOT_ACCEPTED, KeyRecord, Match
+from control.stream_settings import StreamSettings
+from control.throttle import Throttle
+from media.errors import Refused
+
+if TYPE_CHECKING:
+    from control.database import Database
+    from control.directory import Directory
+
+SRT_UNAUTHORIZED = 1401
+SRT_OVERLOAD = 1402
+"""libsrt access-control codes (SRT access control guidelines, `access_control.h`)."""
+
+KEEP_DEAD_MS = 30 * 86400 * 1000
+"""How long an ended key stays listed, and its refusal says why."""
+
+MAX_KEYS_PER_STREAM = 1000
+"""All of a stream's keys are held in memory."""
+
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made: the only time that anyone sees it."""
+
+    key: str
+    record: KeyRecord
+    srt_passphrase: str
+    """What belongs to it over SRT, where the stream requires encryption; empty for a signing key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A publisher that may go on air."""
+
+    stream_id: str
+    stream_name: str
+    playback_id: str
+    key_id: str
+    settings: StreamSettings
+    expires_at: float | None
+    """Unix time in seconds at which the key ends, as known now; `on_change` tells when it does."""
+    resumed: bool = False
+    """True for a spent single-use key that came back within its reconnect window."""
+
+
+class Keys:
+    """The keys of one database, and the gate."""
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Directory,
+        audit: Audit,
+        *,
+        secret: bytes,
+        throttle: Throttle | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._directory = directory
+        self._audit = audit
+        self._secret = secret
+        self._clock = clock
+        self.throttle = throttle or Throttle()
+        self.refusals: dict[str, int] = {}
+        """How many attempts were refused, by slug."""
+
+    def list(self, stream_id: str) -> tuple[KeyRecord, ...]:
+        """The keys of a stream, oldest first."""
+        return tuple(key for key in self._directory.snapshot.keys.values() if key.stream_id == stream_id)
+
+    def find(self, key_id: str) -> KeyRecord:
+        """The key with that id; `Refused` (`unknown_key_id`) if there is none."""
+        key = self._directory.snapshot.keys.get(key_id)
+        if key is None:
+            raise Refused(f"There is no key with the id {key_id!r}.", slug="unknown_key_id")
+        return key
+
+    async def add(
+        self,
+        stream_id: str,
+        *,
+        expires_s: float | None = None,
+        once: bool = False,
+        label: str = "",
+        signing: bool = False,
+        action: str = "created",
+    ) -> NewKey:
+        """Make a key for a stream. `expires_s` counts from now."""
+        if len(self.list(stream_id)) >= MAX_KEYS_PER_STREAM:
+            raise Refused(f"The stream has {MAX_KEYS_PER_STREAM} keys already.", slug="too_many_keys")
+        if expires_s is not None and expires_s <= 0:
+            raise Refused("A key must expire in the future.", slug="bad_expiry")
+        now_ms = self._directory.now_ms()
+        key_id = new_key_id()
+        plain = signing_key(self._secret, key_id) if signing else new_key()
+        async with self._directory.changing() as session:
+            session.add(
+                Key(
+                    id=key_id,
+                    stream_id=stream_id,
+                    hash=hash_key(plain),
+                    signing=signing,
+                    once=once,
+                    label=label[:128],
+                    created_ms=now_ms,
+                    expires_ms=None if expires_s is None else now_ms + int(expires_s * 1000),
+                    rotated=False,
+                )
+            )
+            await session.execute(
+                delete(Key).where(or_(Key.expires_ms < now_ms - KEEP_DEAD_MS, Key.revoked_ms < now_ms - KEEP_DEAD_MS))
+            )
+        self._note(action, key_id)
+        passphrase = "" if signing else srt_passphrase(self._secret, plain)
+        return NewKey(plain, self.find(key_id), passphrase)
+
+    async def rotate(self, stream_id: str, *, grace_s: float = 60.0) -> NewKey:
+        """A new key; every other publishing key of the stream ends after `grace_s`. Signing keys stay."""
+        if grace_s < 0:
+            raise Refused("The grace time cannot be negative.", slug="bad_expiry")
+        now_ms = self._directory.now_ms()
+        old = [key.id for key in self.list(stream_id) if not key.signing and not key.end_slug(now_ms)]
+        made = await self.add(stream_id)
+        end_ms = now_ms + int(grace_s * 1000)
+        later = or_(Key.expires_ms.is_(None), Key.expires_ms > end_ms)
+        async with self._directory.changing() as session:
+            await session.execute(
+                update(Key)
+                .where(Key.id.in_(old), Key.revoked_ms.is_(None), later)
+                .values(expires_ms=end_ms, rotated=True)
+            )
+        for key_id in old:
+            if self.find(key_id).expires_ms == end_ms:
+                self._note("rotated", key_id, reason=f"replaced by {made.record.id}")
+        return made
+
+    async def revoke(self, key_id: str) -> KeyRecord:
+        """End a key at once."""
+        self.find(key_id)
+        async with self._directory.changing() as session:
+            await session.execute(
+                update(Key)
+                .where(Key.id == key_id, Key.revoked_ms.is_(None))
+                .values(revoked_ms=self._directory.now_ms())
+            )
+        self._note("revoked", key_id)
+        return self.find(key_id)
+
+    async def verify(self, key: str, *, protocol: str, address: str, resumable: Collection[str] = ()) -> Grant:
+        """Admit whoever holds `key` (a stream key or a publish token), or raise `Refused`.
+
+        Slugs: `throttled`, `unknown_key`, `key_expired`, `key_revoked`, `key_used`, `malformed_token`,
+        `token_expired`, `token_replayed`, `token_lives_too_long`. The text is the same for all but the first.
+        `resumable` are ids of keys whose broadcast waits for its publisher: a single-use key of those may return.
+        """
+        try:
+            self._turn_away(address)
+            match = self._check(key)
+            resumed = await self._spend(match, resumable)
+        except Refused as refusal:
+            self._refused(refusal, key, protocol, address)
+            raise
+        record = match.key
+        self._note("used", record.id, protocol=protocol, address=address)
+        return Grant(
+            stream_id=match.stream.id,
+            stream_name=match.stream.name,
+            playback_id=match.stream.playback_id,
+            key_id=record.id,
+            settings=match.stream.settings,
+            expires_at=None if record.expires_ms is None else record.expires_ms / 1000,
+            resumed=resumed,
+        )
+
+    def srt_lookup(self, key: str, address: str = "") -> tuple[int, str]:
+        """`(reject_code, passphrase)` for libsrt's handshake: in memory, from any thread. `verify` comes after."""
+        try:
+            self._turn_away(address)
+            match = self._check(key)
+        except Refused as refusal:
+            self._refused(refusal, key, "srt", address)
+            return (SRT_OVERLOAD if refusal.slug == "throttled" else SRT_UNAUTHORIZED), ""
+        if match.stream.settings.srt_passphrase == "off":
+            return 0, ""
+        return 0, srt_passphrase(self._secret, key)
+
+    def _turn_away(self, address: str) -> None:
+        if address and self.throttle.blocked(address, self._clock()):
+            raise Refused("Too many refused attempts from this address: wait a minute.", slug="throttled")
+
+    def _check(self, credential: str) -> Match:
+        now_ms = self._directory.now_ms()
+        return self._directory.snapshot.check(credential, secret=self._secret, now_ms=now_ms)
+
+    async def _spend(self, match: Match, resumable: Collection[str]) -> bool:
+        """Settle in the database what may happen once only. True if a spent key resumes its broadcast."""
+        now_ms = self._directory.now_ms()
+        if match.token is not None:
+            await self._spend_nonce(match.token, now_ms)
+        elif match.key.once:
+            async with self._database.session() as session:
+                spent = await session.execute(
+                    update(Key).where(Key.id == match.key.id, Key.used_ms.is_(None)).values(used_ms=now_ms)
+                )
+            if spent.rowcount != 1:  # type: ignore[attr-defined]  # a CursorResult, typed as its base
+                if match.key.id in resumable:
+                    return True
+                raise Refused(NOT_ACCEPTED, slug="key_used")
+        try:
+            async with self._directory.changing() as session:
+                first = {} if match.key.used_ms or match.key.once else {"used_ms": now_ms}
+                await session.execute(update(Key).where(Key.id == match.key.id).values(last_used_ms=now_ms, **first))
+        except SQLAlchemyError as error:  # a full disk must not keep a good publisher off the air
+            log.error("key_use_not_recorded", key_id=match.key.id, error=str(error))
+        return False
+
+    async def _spend_nonce(self, token: Token, now_ms: int) -> None:
+        try:
+            async with self._database.session() as session:
+                session.add(Nonce(key_id=token.key_id, nonce=token.nonce, expires_ms=token.expires_s * 1000))
+        except IntegrityError as error:
+            raise Refused(NOT_ACCEPTED, slug="token_replayed") from error
+        async with self._database.session() as session:
+            await session.execute(delete(Nonce).where(Nonce.expires_ms <= now_ms))
+
+    def _refused(self, refusal: Refused, credential: str, protocol: str, address: str) -> None:
+        self.refusals[refusal.slug] = self.refusals.get(refusal.slug, 0) + 1
+        if refusal.slug == "throttled":
+            return  # counted; an entry for each would let a flood wash the trail away
+        if address:
+            self.throttle.refused(address, self._clock())
+        snapshot = self._directory.snapshot
+        key = snapshot.by_hash.get(hash_key(credential[: MAX_CREDENTIAL_LENGTH + 1]))
+        stream = snapshot.streams.get(key.stream_id) if key else None
+        self._audit.add(
+            Entry(
+                self._directory.now_ms(),
+                "refused",
+                refusal.slug,
+                stream.id if stream else None,
+                stream.name if stream else "",
+                key.id if key else None,
+                protocol,
+                address,
+            )
+        )
+
+    def _note(self, action: str, key_id: str, *, reason: str = "", protocol: str = "", address: str = "") -> None:
+        key = self.find(key_id)
+        entry = Entry(
+            self._directory.now_ms(), action, reason, key.stream_id, key_id=key_id, protocol=protocol, address=address
+        )
+        name = self._directory.snapshot.streams[key.stream_id].name
+        self._audit.add(replace(entry, stream_name=name))

@@ -1,0 +1,50 @@
+"""Secrets that live in the data folder as files that only their owner may read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from control.credentials import new_admin_token
+
+SERVER_SECRET = "secret"
+ADMIN_TOKEN = "admin-token"
+
+
+def server_secret(data: Path) -> bytes:
+    """The server's secret, made at the first start: signing keys and SRT passphrases are derived from it."""
+    return bytes.fromhex(_read_or_make(data / SERVER_SECRET, secrets.token_hex(32)))
+
+
+def admin_token(data: Path) -> str:
+    """The admin token of the API, made at the first start."""
+    return _read_or_make(data / ADMIN_TOKEN, new_admin_token())
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file by one that only its owner may read; at no moment is it half written or readable by others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read_or_make(path: Path, fresh: str) -> str:
+    """The file's content; made atomically where missing, so that two starts at once agree on one value."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(fresh + "\n")
+        try:
+            os.link(draft, path)  # fails where another start was first
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text().strip()

@@ -1,0 +1,51 @@
+"""The settings of one stream, kept with it in the database. Those of the server are in `control.settings`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class StreamSettings(BaseModel):
+    """How one stream behaves. Set with `headrace stream add --set FIELD=VALUE` or by `PATCH /v1/streams/NAME`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    on_second_publisher: Literal["takeover", "reject"] = Field(
+        default="takeover",
+        description="What happens when someone with a good key publishes while another is on air: `takeover` "
+        "replaces the first, so that a half-open connection never locks anyone out; `reject` refuses the second.",
+    )
+    reconnect_window_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=1800,
+        description="Seconds that viewers are kept after the publisher is lost, for it to come back in.",
+    )
+    ladder: tuple[str, ...] | None = Field(
+        default=None,
+        description="Rungs under the source, e.g. `720p,480p`; empty for none; unset for the server's own ladder.",
+    )
+    srt_passphrase: Literal["off", "required"] = Field(
+        default="off",
+        description="Whether SRT callers must encrypt with the passphrase that is shown beside each key.",
+    )
+    rotate_every_s: int | None = Field(
+        default=None,
+        ge=60,
+        description="Seconds after which a new key is made by itself; it is written to `rotate_file`.",
+    )
+    rotate_grace_s: int = Field(
+        default=60, ge=0, le=7 * 86400, description="Seconds that the old keys live on after a scheduled rotation."
+    )
+    rotate_file: str | None = Field(
+        default=None,
+        description="File that receives the new key of a scheduled rotation, readable by its owner only.",
+    )
+
+    @model_validator(mode="after")
+    def _new_keys_must_reach_someone(self) -> StreamSettings:
+        if self.rotate_every_s is not None and not self.rotate_file:
+            raise ValueError("rotate_every_s needs rotate_file: a key that nobody receives locks everyone out")
+        return self
