@@ -1,11 +1,11 @@
-"""Settings of the way in: one frozen model per section of `headrace.toml`. Each description is the user's documentation."""
+"""Settings of the way in: one frozen model per section of `headrace.toml`; each description is the documentation."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Section(BaseModel):
@@ -72,8 +72,8 @@ class LimitSettings(_Section):
     max_timestamp_jump_s: float = Field(
         default=3.0,
         gt=0,
-        description="A timestamp that runs ahead of its arrival by more than this is a jump: the clock is set anew behind a "
-        "discontinuity.",
+        description="A timestamp that runs ahead of its arrival by more than this is a jump: the clock is set anew "
+        "behind a discontinuity.",
     )
 
 
@@ -139,10 +139,27 @@ class WhipSettings(_Section):
         default="",
         description="Address that clients reach this machine at, where it sits behind a NAT; empty: its own.",
     )
+    addresses: tuple[str, ...] = Field(
+        default=(), description="IP addresses of this machine to take media on; empty: all but loopback."
+    )
     port_min: int = Field(default=0, ge=0, le=65_535, description="Lowest UDP port for media; 0: any.")
     port_max: int = Field(default=0, ge=0, le=65_535, description="Highest UDP port for media; 0: any.")
-    ice_servers: tuple[IceServer, ...] = Field(default=(), description="STUN and TURN servers, also told to clients.")
+    ice_servers: tuple[IceServer, ...] = Field(
+        default=(), description="STUN and TURN servers that clients are told of; the server itself needs none."
+    )
+    connect_timeout_s: float = Field(
+        default=20.0, gt=0, description="Seconds that ICE and DTLS may take after the answer."
+    )
+    requests_per_minute: int = Field(
+        default=240, ge=1, description="HTTP requests a minute from one address, trickled candidates included."
+    )
     session_timeout_s: float = Field(
         default=15.0, gt=0, description="Seconds without media or consent after which a session counts as lost."
     )
     max_sessions: int = Field(default=200, ge=1, description="WebRTC sessions at once.")
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if bool(self.port_min) != bool(self.port_max) or self.port_max < self.port_min:
+            raise ValueError("port_min and port_max are either both 0 or a range from low to high")
+        return self

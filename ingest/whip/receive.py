@@ -1,0 +1,159 @@
+"""What a session does with the media that arrives: aiortc's taps on one side, the publication on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiortc import RTCRtpReceiver
+
+from ingest.ports import Publication
+from ingest.settings import LimitSettings
+from ingest.whip.aiortc_hooks import Tap, tap_receiver
+from ingest.whip.keyframes import Pacer
+from ingest.whip.lipsync import LipSync
+from ingest.whip.rtp import Frames, Nacks, Piece, Reorder
+from ingest.whip.sdp import Offer
+from ingest.whip.tracks import Audio, Coded, Video
+from media.clock import rescale
+from media.packet import Packet
+from media.track import Codec, Kind
+
+KEYFRAME_INTERVAL_US = 2_000_000
+"""The grid of segments: facts of the design, one segment is 2 s."""
+AUDIO_HOLE_US = 80_000
+"""Audio waits this long for a packet out of order: four Opus frames, unheard in a stream of seconds."""
+AUDIO_HELD = 64
+REPORT_US = 1_000_000
+
+
+class Receive:
+    """The receiving side of one session."""
+
+    def __init__(
+        self, offer: Offer, publication: Publication, limits: LimitSettings, now_us: Callable[[], int]
+    ) -> None:
+        self._publication = publication
+        self._now_us = now_us
+        self._codecs = {line.kind: line.codec for line in offer.media}
+        self._sync = LipSync()
+        self._frames = Frames(max_frame_bytes=limits.max_message_bytes)
+        self._nacks = Nacks()
+        self._audio_order = Reorder(AUDIO_HOLE_US, AUDIO_HELD)
+        self.video = Video(self._codecs.get(Kind.VIDEO, Codec.H264), self._sync)
+        self.audio = Audio(self._sync)
+        self.pacer = Pacer(KEYFRAME_INTERVAL_US)
+        self._video_receiver: RTCRtpReceiver | None = None
+        self._ssrc: dict[Kind, int] = {}
+        self._heard_us: int | None = None
+        self._reported_us = 0
+        self._open = True
+        self._zero: int | None = None
+        self.packets = 0
+        self.bytes = 0
+
+    def tap(self, kind: Kind, receiver: RTCRtpReceiver) -> None:
+        """Take this receiver's packets."""
+        on_piece = self._video_piece if kind is Kind.VIDEO else self._audio_piece
+
+        def on_report(ntp: int, timestamp: int) -> None:
+            self._sync.report(kind, ntp, timestamp)
+
+        tap_receiver(receiver, self._codecs[kind], Tap(on_piece, on_report, self._nacks, self._now_us))
+        if kind is Kind.VIDEO:
+            self._video_receiver = receiver
+
+    def connected(self, now_us: int) -> None:
+        """The transport stands: from now on silence counts."""
+        self._heard_us = now_us
+
+    def close(self) -> None:
+        """Nothing is written any more."""
+        self._open = False
+
+    def silent_us(self, now_us: int) -> int:
+        """Microseconds since the last media packet."""
+        return now_us - self._heard_us if self._heard_us is not None else 0
+
+    def keyframe_request(self, now_us: int, *, wanted: bool) -> tuple[RTCRtpReceiver, int] | None:
+        """Whom to ask for a keyframe now: receiver and SSRC. `wanted`: the server wants one, whatever the grid."""
+        ssrc = self._ssrc.get(Kind.VIDEO)
+        if self._video_receiver is None or ssrc is None:
+            return None
+        urgent = self._frames.waiting_for_key or self.video.waiting_for_key
+        if self.pacer.wants(now_us, urgent=urgent) or (wanted and self.pacer.ask(now_us)):
+            return self._video_receiver, ssrc
+        return None
+
+    def report(self, now_us: int) -> None:
+        """Tell the publication once a second what the connection is like."""
+        if now_us - self._reported_us < REPORT_US:
+            return
+        self._reported_us = now_us
+        expected = self.packets + self._frames.order.lost + self._audio_order.lost
+        self._publication.report(
+            loss_ratio=self._nacks.holes / max(1, expected),
+            unrecovered_packets=self._frames.order.lost + self._audio_order.lost,
+            retransmitted_packets=self._nacks.recovered,
+            dropped_frames=self._frames.dropped_frames + self.video.bad_frames,
+            keyframe_requests=self.pacer.requests,
+            av_correction_ms=self._sync.offset_us / 1000,
+            av_synchronised=float(self._sync.synchronised),
+        )
+
+    def counters(self) -> dict[str, int]:
+        """What happened, for the log."""
+        return {
+            "packets": self.packets,
+            "video_frames": self.video.frames,
+            "keyframes": self.video.keyframes,
+            "audio_frames": self.audio.frames,
+            "lost_packets": self._frames.order.lost + self._audio_order.lost,
+            "recovered_packets": self._nacks.recovered,
+            "dropped_frames": self._frames.dropped_frames,
+            "bad_frames": self.video.bad_frames + self.audio.bad_frames,
+            "keyframe_requests": self.pacer.requests,
+            "sender_reports": self._sync.reports,
+            "arrival_error_us": self._sync.arrival_error_us,
+        }
+
+    def _video_piece(self, ssrc: int, piece: Piece) -> None:
+        now_us = self._count(piece)
+        if self._ssrc.setdefault(Kind.VIDEO, ssrc) != ssrc:
+            self._ssrc[Kind.VIDEO] = ssrc
+            self._frames.restart()
+            self.video.times.restart()
+            self._sync.restart(Kind.VIDEO)
+        for frame in self._frames.push(piece, now_us):
+            coded = self.video.frame(frame, now_us)
+            if coded is not None:
+                if coded.keyframe:
+                    self.pacer.keyframe(now_us)
+                self._emit(coded)
+
+    def _audio_piece(self, ssrc: int, piece: Piece) -> None:
+        now_us = self._count(piece)
+        if self._ssrc.setdefault(Kind.AUDIO, ssrc) != ssrc:
+            self._ssrc[Kind.AUDIO] = ssrc
+            self._audio_order = Reorder(AUDIO_HOLE_US, AUDIO_HELD)
+            self._sync.restart(Kind.AUDIO)
+        for _, ordered in self._audio_order.push(piece, now_us):
+            if ordered.data:
+                coded = self.audio.packet(ordered, now_us)
+                if coded is not None:
+                    self._emit(coded)
+
+    def _count(self, piece: Piece) -> int:
+        now_us = self._now_us()
+        self._heard_us = now_us
+        self.packets += 1
+        self.bytes += len(piece.data)
+        return now_us
+
+    def _emit(self, coded: Coded) -> None:
+        if not self._open:
+            return
+        if self._zero is None:
+            self._zero = rescale(coded.dts, coded.track.timescale, 90_000) - self._publication.origin()
+        zero = rescale(self._zero, 90_000, coded.track.timescale)
+        packet = Packet(coded.track, coded.pts - zero, coded.dts - zero, coded.duration, coded.keyframe, coded.data)
+        self._publication.write(packet)

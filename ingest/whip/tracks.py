@@ -1,0 +1,165 @@
+"""Frames of a WebRTC peer as units with a Track: configurations from the bitstream, keyframes, decoding times.
+
+Pure: bytes and times in, `Coded` units out, stamped on the session's common clock (`ingest.whip.lipsync`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from ingest.whip.lipsync import LipSync
+from ingest.whip.rtp import Frame, Piece
+from media.clock import VIDEO_TIMESCALE
+from media.codecs import audio_track, h264, normalise_video, opus, video_track
+from media.codecs.nal import split_annexb
+from media.errors import ProtocolError
+from media.track import Codec, Kind, Track
+
+VIDEO_ID = 0
+AUDIO_ID = 100
+MAX_REORDER = 4
+"""Frames that B-frames may be out of order by; more is no live encoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """One access unit or audio frame, ready but for the stream's timeline."""
+
+    track: Track
+    pts: int
+    """In `track.timescale`, on the session's common clock; it goes on past RTP's wraps."""
+    dts: int
+    duration: int
+    """Audio: exact, from the packet; video: 0, not known before the next frame."""
+    keyframe: bool
+    data: bytes
+
+
+class DecodingTimes:
+    """Decoding times for frames that come in decoding order with presentation times only.
+
+    Without B-frames they are the same. With them each frame's dts is the presentation time that many frames back in
+    sorted order. Browsers and OBS send none; the depth is told by the SPS or learned from the first one out of order.
+    """
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self._recent: deque[int] = deque(maxlen=MAX_REORDER + 1)
+        self._last: int | None = None
+        self.dropped = 0
+
+    def expect(self, depth: int) -> None:
+        """The SPS says so (max_num_reorder_frames)."""
+        self.depth = max(self.depth, min(depth, MAX_REORDER))
+
+    def __call__(self, pts: int) -> int | None:
+        """The frame's dts, or None where there is no place left for it before its own pts."""
+        later = sum(1 for other in self._recent if other > pts)
+        self.depth = max(self.depth, min(later, MAX_REORDER))
+        self._recent.append(pts)
+        ordered = sorted(self._recent)
+        dts = pts if not self.depth else ordered[max(0, len(ordered) - 1 - self.depth)]
+        if self._last is not None:
+            dts = max(dts, self._last + 1)
+        if dts > pts:
+            self.dropped += 1
+            return None
+        self._last = dts
+        return dts
+
+    def restart(self) -> None:
+        self._recent.clear()
+        self._last = None
+
+
+class Video:
+    """The video track: complete frames in, coded units out."""
+
+    def __init__(self, codec: Codec, sync: LipSync) -> None:
+        self._codec = codec
+        self._sync = sync
+        self._config = b""
+        self.track: Track | None = None
+        self.waiting_for_key = True
+        self.times = DecodingTimes()
+        self.bad_frames = 0
+        self.frames = 0
+        self.keyframes = 0
+        self.changes = 0
+
+    def frame(self, frame: Frame, now_us: int) -> Coded | None:
+        """None where the frame cannot be used: before the first keyframe, or broken."""
+        try:
+            return self._frame(frame, now_us)
+        except ProtocolError:
+            self.bad_frames += 1
+            self.waiting_for_key = True
+            return None
+
+    def _frame(self, frame: Frame, now_us: int) -> Coded | None:
+        pts = self._sync.place(Kind.VIDEO, frame.timestamp, VIDEO_TIMESCALE, now_us)
+        units = split_annexb(frame.data) if self._codec is Codec.H264 else [frame.data]
+        unit = normalise_video(self._codec, units, self._config)
+        if unit.config is not None:
+            self._set_track(video_track(VIDEO_ID, self._codec, unit.config))
+            self._config = unit.config
+            self._expect_reorder()
+        if self._codec is Codec.VP8 and unit.keyframe:
+            width, height = vp8_size(frame.data)
+            if self.track is None or (self.track.width, self.track.height) != (width, height):
+                self._set_track(video_track(VIDEO_ID, self._codec, b"", width=width, height=height))
+        if not unit.data:
+            return None
+        if unit.keyframe and self.track is not None:
+            self.waiting_for_key = False
+        if self.waiting_for_key or self.track is None:
+            self.waiting_for_key = True
+            return None
+        dts = self.times(pts)
+        if dts is None:
+            return None
+        self.frames += 1
+        self.keyframes += unit.keyframe
+        return Coded(self.track, pts, dts, 0, unit.keyframe, unit.data)
+
+    def _set_track(self, track: Track) -> None:
+        self.changes += self.track is not None
+        self.track = track
+
+    def _expect_reorder(self) -> None:
+        sps = h264.parse_sps(h264.parse_avcc(self._config).sps[0])
+        if sps.max_num_reorder:
+            self.times.expect(sps.max_num_reorder)
+
+
+class Audio:
+    """The audio track: Opus packets in, coded units out."""
+
+    def __init__(self, sync: LipSync, channels: int = 2) -> None:
+        self._sync = sync
+        head = opus.build_head(opus.OpusHead(channels=channels))
+        self.track = audio_track(AUDIO_ID, Codec.OPUS, head)
+        self.bad_frames = 0
+        self.frames = 0
+
+    def packet(self, piece: Piece, now_us: int) -> Coded | None:
+        try:
+            duration = opus.packet_duration(piece.data)
+        except ProtocolError:
+            self.bad_frames += 1
+            return None
+        pts = self._sync.place(Kind.AUDIO, piece.timestamp, opus.CLOCK_HZ, now_us)
+        self.frames += 1
+        return Coded(self.track, pts, pts, duration, True, piece.data)
+
+
+def vp8_size(frame: bytes) -> tuple[int, int]:
+    """Width and height in pixels of a VP8 keyframe (RFC 6386 9.1). Raises `ProtocolError`."""
+    if len(frame) < 10 or frame[0] & 1 or frame[3:6] != b"\x9d\x01\x2a":
+        raise ProtocolError("This is not a VP8 keyframe.", slug="bad_vp8")
+    width = int.from_bytes(frame[6:8], "little") & 0x3FFF
+    height = int.from_bytes(frame[8:10], "little") & 0x3FFF
+    if not width or not height:
+        raise ProtocolError("A VP8 keyframe has no size.", slug="bad_vp8")
+    return width, height
