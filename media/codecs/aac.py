@@ -139,8 +139,9 @@ def codec_string(config: bytes) -> str:
 def read_adts(data: bytes) -> tuple[bytes, list[bytes], bytes]:
     """ADTS frames at the beginning of `data`: AudioSpecificConfig (empty without a frame), frames, what is left.
 
-    What is left is the beginning of a frame. Raises `ProtocolError` where no frame begins, where the configuration
-    changes between frames, and for frames of several raw data blocks, whose borders only a decoder can see.
+    Stops where a frame is not whole, where its configuration differs from the first one's, and where no frame
+    begins: what is left can be read anew, with more data behind it. Raises `ProtocolError` where no frame begins at
+    the very start, or one of several raw data blocks, whose borders only a decoder can see.
     """
     config = b""
     frames: list[bytes] = []
@@ -148,18 +149,22 @@ def read_adts(data: bytes) -> tuple[bytes, list[bytes], bytes]:
     head = 0
     while end - position >= 7:
         if int.from_bytes(data[position : position + 2], "big") & ADTS_MASK != ADTS_SYNC:
+            if frames:
+                break
             raise ProtocolError("No ADTS frame begins here.", slug="bad_adts")
         # From `profile` to `channel_configuration`, without the private bit.
         fields = int.from_bytes(data[position + 2 : position + 4], "big") & 0xFDC0
+        size = int.from_bytes(data[position + 3 : position + 6], "big") >> 5 & 0x1FFF
+        start = 7 if data[position + 1] & 1 else 9
+        if frames and fields != head:
+            break
+        if size <= start or data[position + 6] & 3:
+            if frames:
+                break
+            raise ProtocolError("An ADTS frame has no or several data blocks.", slug="bad_adts")
         if not frames:
             head = fields
             config = _config_of(fields)
-        elif fields != head:
-            raise ProtocolError("The AAC configuration changes from one frame to the next.", slug="adts_change")
-        size = int.from_bytes(data[position + 3 : position + 6], "big") >> 5 & 0x1FFF
-        start = 7 if data[position + 1] & 1 else 9
-        if size <= start or data[position + 6] & 3:
-            raise ProtocolError("An ADTS frame has no or several data blocks.", slug="bad_adts")
         if position + size > end:
             break
         frames.append(data[position + start : position + size])
@@ -178,5 +183,5 @@ def split_adts(data: bytes) -> tuple[bytes, list[bytes]]:
     """(AudioSpecificConfig, raw_data_blocks) of whole ADTS frames. Raises `ProtocolError`."""
     config, frames, rest = read_adts(data)
     if rest or not frames:
-        raise ProtocolError("The data ends in the middle of an ADTS frame.", slug="truncated_bitstream")
+        raise ProtocolError("The data is not a whole number of like ADTS frames.", slug="bad_adts")
     return config, frames

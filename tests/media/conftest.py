@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,8 +27,13 @@ VIDEO_SHAPES: Mapping[str, tuple[str, str, dict[str, str]]] = {
     "h264-high": ("libx264", "yuv420p", {"preset": "medium", "profile": "high", "g": "4"}),
     "h264-422-10": ("libx264", "yuv422p10le", {"preset": "fast", "g": "4"}),
     "h264-hrd": ("libx264", "yuv420p", {"x264-params": "nal-hrd=cbr:vbv-maxrate=500:vbv-bufsize=500:bitrate=500"}),
-    "h264-fields": ("libx264", "yuv420p", {"x264-params": "interlaced=1:keyint=4"}),
+    "h264-fields": ("libx264", "yuv420p", {"x264-params": "tff=1:keyint=4"}),
     "hevc": ("libx265", "yuv420p", {"preset": "ultrafast", "x265-params": "keyint=4:log-level=error:open-gop=0"}),
+    "hevc-open": (
+        "libx265",
+        "yuv420p",
+        {"preset": "fast", "x265-params": "keyint=6:min-keyint=6:log-level=error:b-adapt=0:bframes=2:scenecut=0"},
+    ),
     "hevc-10": (
         "libx265",
         "yuv420p10le",
@@ -81,23 +85,6 @@ def audio(encoder: str, rate: int = 48_000, layout: str = "stereo") -> Clip:
         packets += context.encode(frame)
     packets += context.encode(None)
     return Clip(bytes(context.extradata or b""), tuple(map(bytes, packets)), ())
-
-
-def mux(shape: str, container: str = "mp4") -> bytes:
-    """The clip in a container, to see which record libav writes."""
-    clip = video(shape)
-    encoder, pixels, _ = VIDEO_SHAPES[shape]
-    sink = io.BytesIO()
-    with av.open(sink, "w", format=container) as output:
-        stream = output.add_stream(encoder, rate=25)
-        stream.width, stream.height, stream.pix_fmt = 318, 182, pixels
-        stream.codec_context.extradata = clip.extradata
-        for index, data in enumerate(clip.packets):
-            packet = av.Packet(data)
-            packet.stream, packet.pts, packet.dts, packet.time_base = stream, index, index, Fraction(1, 25)
-            packet.is_keyframe = clip.keyframes[index]
-            output.mux(packet)
-    return sink.getvalue()
 
 
 @pytest.fixture(scope="session")
