@@ -21,6 +21,9 @@ NEVER_MORE_US = 5 * MICROS
 SLEW = 8
 """Video is moved by at most 1/8 of the time that passes: 100 ms are made up in 0.8 s, unseen."""
 
+JUMP = 10 * VIDEO_TIMESCALE
+"""A step of video beyond this is a source whose clock started anew: nothing to lead it along."""
+
 
 @dataclass(slots=True)
 class _Line:
@@ -115,10 +118,11 @@ class LipSync:
         self._target = rescale(error_us, MICROS, video.timescale)
 
     def _slewed(self, position: int) -> int:
-        if self._last_video is None:
+        if self._last_video is None or abs(position - self._last_video) > JUMP:
             self._offset = self._target
+            self._last_video = position
         else:
             step = max(0, position - self._last_video) // SLEW
             self._offset += max(-step, min(step, self._target - self._offset))
-        self._last_video = position if self._last_video is None else max(position, self._last_video)
+        self._last_video = max(position, self._last_video)
         return self._offset

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aiortc import RTCRtpReceiver
 
 from ingest.ports import Publication
+from ingest.sample import UNWRAPPED_90K, Sample
 from ingest.settings import LimitSettings
+from ingest.timeline import Timeline
 from ingest.whip.aiortc_hooks import Tap, tap_receiver
 from ingest.whip.keyframes import Pacer
 from ingest.whip.lipsync import LipSync
 from ingest.whip.rtp import Frames, Nacks, Piece, Reorder
 from ingest.whip.sdp import Offer
 from ingest.whip.tracks import Audio, Coded, Video
-from media.clock import rescale
-from media.packet import Packet
+from media.clock import VIDEO_TIMESCALE, rescale
+from media.packet import Gap, Packet
 from media.track import Codec, Kind
 
 KEYFRAME_INTERVAL_US = 2_000_000
@@ -47,7 +49,7 @@ class Receive:
         self._heard_us: int | None = None
         self._reported_us = 0
         self._open = True
-        self._zero: int | None = None
+        self._timeline = Timeline(publication.origin, UNWRAPPED_90K, jump_limit_s=limits.max_timestamp_jump_s)
         self.packets = 0
         self.bytes = 0
 
@@ -67,7 +69,8 @@ class Receive:
         self._heard_us = now_us
 
     def close(self) -> None:
-        """Nothing is written any more."""
+        """The session is over: write what the timeline held back, and then nothing any more."""
+        self._write(self._timeline.flush())
         self._open = False
 
     def silent_us(self, now_us: int) -> int:
@@ -128,7 +131,7 @@ class Receive:
             if coded is not None:
                 if coded.keyframe:
                     self.pacer.keyframe(now_us)
-                self._emit(coded)
+                self._emit(coded, now_us)
 
     def _audio_piece(self, ssrc: int, piece: Piece) -> None:
         now_us = self._count(piece)
@@ -140,7 +143,7 @@ class Receive:
             if ordered.data:
                 coded = self.audio.packet(ordered, now_us)
                 if coded is not None:
-                    self._emit(coded)
+                    self._emit(coded, now_us)
 
     def _count(self, piece: Piece) -> int:
         now_us = self._now_us()
@@ -149,11 +152,19 @@ class Receive:
         self.bytes += len(piece.data)
         return now_us
 
-    def _emit(self, coded: Coded) -> None:
-        if not self._open:
-            return
-        if self._zero is None:
-            self._zero = rescale(coded.dts, coded.track.timescale, 90_000) - self._publication.origin()
-        zero = rescale(self._zero, 90_000, coded.track.timescale)
-        packet = Packet(coded.track, coded.pts - zero, coded.dts - zero, coded.duration, coded.keyframe, coded.data)
-        self._publication.write(packet)
+    def _emit(self, coded: Coded, now_us: int) -> None:
+        scale = coded.track.timescale
+        sample = Sample(
+            track=coded.track,
+            dts=rescale(coded.dts, scale, VIDEO_TIMESCALE),
+            pts=rescale(coded.pts, scale, VIDEO_TIMESCALE),
+            data=coded.data,
+            keyframe=coded.keyframe,
+            duration_samples=coded.duration,
+        )
+        self._write(self._timeline.feed(sample, now_us / 1e6))
+
+    def _write(self, items: Iterable[Packet | Gap]) -> None:
+        if self._open:
+            for item in items:
+                self._publication.write(item)
