@@ -12,6 +12,7 @@ play), and a wake for each would cost more than the reading. The price is that m
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import threading
 import time
@@ -24,7 +25,7 @@ from typing import Any
 import structlog
 
 from ingest.ports import SrtAdmission
-from ingest.settings import SrtSettings
+from ingest.settings import LimitSettings, SrtSettings
 from ingest.srt.events import Connected, Disconnected, Ending, Event, Received, Rejected, Statistics
 from ingest.srt.library import ErrorCode, Library, Option, Poller, Ready, Receiver, SrtError, version_text
 from ingest.srt.reject import Reject
@@ -61,6 +62,7 @@ class _Link:
     """One caller."""
 
     sock: int
+    address: str
     latency_s: float
     heard_at: float
     received_bytes: int = 0
@@ -80,13 +82,14 @@ class Listener:
         self,
         library: Library,
         settings: SrtSettings,
-        max_connections: int,
+        limits: LimitSettings,
         admit: Callable[[bytes, str], SrtAdmission],
         sink: Callable[[list[Event]], None],
     ) -> None:
         self._library = library
         self._settings = settings
-        self._max_connections = max_connections
+        self._max_connections = limits.max_connections
+        self._max_per_address = limits.max_connections_per_address
         self._admit = admit
         self._sink = sink
         self._host = ""
@@ -154,10 +157,17 @@ class Listener:
         admission = self._admit(streamid, address)
         if admission.reject:
             return self._reject(sock, address, admission.reject)
+        if self._count(address) >= self._max_per_address:
+            return self._reject(sock, address, Reject.OVERLOAD)
         if admission.passphrase:
             self._library.set_text(sock, Option.PASSPHRASE, admission.passphrase)
         self._unfinished[sock] = (address, time.monotonic() + UNFINISHED_S)
         return 0
+
+    def _count(self, address: str) -> int:
+        """Callers from one address. The lists are copies: the listener's thread works on the dicts meanwhile."""
+        links = sum(link.address == address for link in list(self._links.values()))
+        return links + sum(other == address for other, _ in list(self._unfinished.values()))
 
     def _reject(self, sock: int, address: str, code: int) -> int:
         self._library.reject(sock, code)
@@ -268,7 +278,7 @@ class Listener:
             except SrtError as error:  # gone between the handshake and now
                 _log.info("srt_accept_failed", error=error.text)
                 return
-            self._links[accepted] = _Link(accepted, latency_ms / 1000, now)
+            self._links[accepted] = _Link(accepted, address, latency_ms / 1000, now)
             self._unfinished.pop(accepted, None)
             poller.add(accepted)
             events.append(connected)
@@ -343,6 +353,10 @@ async def _literal(host: str) -> str:
     """The address to bind: `host` resolved; for an empty one every address, IPv6 with IPv4 where there is IPv6."""
     if not host:
         return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass  # a name
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, 0, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
     return str(found[0][4][0])

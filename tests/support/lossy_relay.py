@@ -15,6 +15,7 @@ import asyncio
 import json
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 QUEUE_MAX = 50_000
@@ -81,7 +82,7 @@ class Relay(asyncio.DatagramProtocol):
         self._clients: dict[tuple[str, int], Upstream] = {}
         self._retired: list[Upstream] = []
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self.transport = transport
 
     def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
@@ -93,7 +94,7 @@ class Relay(asyncio.DatagramProtocol):
     def error_received(self, exc: Exception) -> None:
         """A port that nobody listens on (ICMP): what a real network may say too."""
 
-    def send(self, direction: Direction, deliver: object) -> None:
+    def send(self, direction: Direction, deliver: Callable[[], None]) -> None:
         if self.cut:
             return
         for delay_s in direction.fate():
@@ -103,10 +104,10 @@ class Relay(asyncio.DatagramProtocol):
             self._under_way += 1
             asyncio.get_running_loop().call_later(delay_s, self._arrive, deliver)
 
-    def _arrive(self, deliver: object) -> None:
+    def _arrive(self, deliver: Callable[[], None]) -> None:
         self._under_way -= 1
         if not self.cut:
-            deliver()  # type: ignore[operator]
+            deliver()
 
     def rebind(self) -> None:
         self._retired.extend(self._clients.values())  # still open: what comes to the old port is not refused by ICMP
@@ -135,8 +136,7 @@ class Upstream(asyncio.DatagramProtocol):
         loop = asyncio.get_running_loop()
         self._opening = loop.create_task(loop.create_datagram_endpoint(lambda: self, remote_addr=relay.to))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self._transport = transport
         for data in self._waiting:
             transport.sendto(data)
@@ -151,7 +151,7 @@ class Upstream(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
         relay = self.relay
         if not self.deaf:
-            relay.send(relay.down, lambda: relay.transport.sendto(data, self.client))  # type: ignore[attr-defined]
+            relay.send(relay.down, lambda: relay.transport.sendto(data, self.client))
 
     def error_received(self, exc: Exception) -> None:
         """See `Relay.error_received`."""
