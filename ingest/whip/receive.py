@@ -124,7 +124,6 @@ class Receive:
         if self._ssrc.setdefault(Kind.VIDEO, ssrc) != ssrc:
             self._ssrc[Kind.VIDEO] = ssrc
             self._frames.restart()
-            self.video.times.restart()
             self._sync.restart(Kind.VIDEO)
         for frame in self._frames.push(piece, now_us):
             coded = self.video.frame(frame, now_us)
@@ -156,7 +155,7 @@ class Receive:
         scale = coded.track.timescale
         sample = Sample(
             track=coded.track,
-            dts=rescale(coded.dts, scale, VIDEO_TIMESCALE),
+            dts=None,
             pts=rescale(coded.pts, scale, VIDEO_TIMESCALE),
             data=coded.data,
             keyframe=coded.keyframe,

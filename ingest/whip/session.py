@@ -25,8 +25,9 @@ from media.track import Kind
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.1
-REPORT_US = 1_000_000
 RESTART_TIMEOUT_S = 20.0
+GOODBYE_US = 1_000_000
+"""After DTLS was closed by the peer, its DELETE may still be on the way; then it is a goodbye, not a loss."""
 MAX_RESTARTS = 50
 """ICE restarts in one session: a phone that changes networks all day needs fewer."""
 
@@ -59,6 +60,7 @@ class Session:
         self._keyframe_wanted = False
         self._restart: asyncio.Task[None] | None = None
         self._restarts = 0
+        self._gone_us: int | None = None
         self._remote_ufrag = offer.ufrag
         self.receive = Receive(offer, publication, limits, now_us)
 
@@ -93,7 +95,7 @@ class Session:
         """Live until the end, then close everything. Never raises but for a bug or its own cancellation."""
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
-                while self.state is State.CONNECTING and self._end is None:
+                while self.state is State.CONNECTING and self._end is None and self._gone_us is None:
                     await self._sleep()
             while self._end is None:
                 await self._tick()
@@ -161,6 +163,10 @@ class Session:
 
     async def _tick(self) -> None:
         now_us = self._now_us()
+        if self._gone_us is not None:
+            if now_us - self._gone_us > GOODBYE_US:
+                self.end(EndReason.LOST, "The peer closed the connection without DELETE.")
+            return
         wanted, self._keyframe_wanted = self._keyframe_wanted, False
         request = self.receive.keyframe_request(now_us, wanted=wanted)
         if request is not None:
@@ -179,8 +185,8 @@ class Session:
             self._wake.set()
         elif state == "failed":
             self.end(EndReason.LOST, "The peer no longer answers, or DTLS failed.")
-        elif state == "closed":
-            self.end(EndReason.LOST, "The peer closed the connection without DELETE.")
+        elif state == "closed" and self._gone_us is None:
+            self._gone_us = self._now_us()
 
     def _stopped(self, reason: StopReason, text: str) -> None:
         self._log.info("whip_stopped", reason=reason.value)

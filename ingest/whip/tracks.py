@@ -1,25 +1,23 @@
-"""Frames of a WebRTC peer as units with a Track: configurations from the bitstream, keyframes, decoding times.
+"""Frames of a WebRTC peer as units with a Track: configurations and keyframes are read from the bitstream.
 
-Pure: bytes and times in, `Coded` units out, stamped on the session's common clock (`ingest.whip.lipsync`).
+Pure: bytes and times in, `Coded` units out, stamped on the session's common clock (`ingest.whip.lipsync`). RTP states
+presentation times only; decoding times are the timeline's work.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from ingest.whip.lipsync import LipSync
 from ingest.whip.rtp import Frame, Piece
 from media.clock import VIDEO_TIMESCALE
-from media.codecs import audio_track, h264, normalise_video, opus, video_track
+from media.codecs import audio_track, normalise_video, opus, video_track
 from media.codecs.nal import split_annexb
 from media.errors import ProtocolError
 from media.track import Codec, Kind, Track
 
 VIDEO_ID = 0
 AUDIO_ID = 100
-MAX_REORDER = 4
-"""Frames that B-frames may be out of order by; more is no live encoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,48 +27,10 @@ class Coded:
     track: Track
     pts: int
     """In `track.timescale`, on the session's common clock; it goes on past RTP's wraps."""
-    dts: int
     duration: int
     """Audio: exact, from the packet; video: 0, not known before the next frame."""
     keyframe: bool
     data: bytes
-
-
-class DecodingTimes:
-    """Decoding times for frames that come in decoding order with presentation times only.
-
-    Without B-frames they are the same. With them each frame's dts is the presentation time that many frames back in
-    sorted order. Browsers and OBS send none; the depth is told by the SPS or learned from the first one out of order.
-    """
-
-    def __init__(self) -> None:
-        self.depth = 0
-        self._recent: deque[int] = deque(maxlen=MAX_REORDER + 1)
-        self._last: int | None = None
-        self.dropped = 0
-
-    def expect(self, depth: int) -> None:
-        """The SPS says so (max_num_reorder_frames)."""
-        self.depth = max(self.depth, min(depth, MAX_REORDER))
-
-    def __call__(self, pts: int) -> int | None:
-        """The frame's dts, or None where there is no place left for it before its own pts."""
-        later = sum(1 for other in self._recent if other > pts)
-        self.depth = max(self.depth, min(later, MAX_REORDER))
-        self._recent.append(pts)
-        ordered = sorted(self._recent)
-        dts = pts if not self.depth else ordered[max(0, len(ordered) - 1 - self.depth)]
-        if self._last is not None:
-            dts = max(dts, self._last + 1)
-        if dts > pts:
-            self.dropped += 1
-            return None
-        self._last = dts
-        return dts
-
-    def restart(self) -> None:
-        self._recent.clear()
-        self._last = None
 
 
 class Video:
@@ -82,7 +42,6 @@ class Video:
         self._config = b""
         self.track: Track | None = None
         self.waiting_for_key = True
-        self.times = DecodingTimes()
         self.bad_frames = 0
         self.frames = 0
         self.keyframes = 0
@@ -104,7 +63,6 @@ class Video:
         if unit.config is not None:
             self._set_track(video_track(VIDEO_ID, self._codec, unit.config))
             self._config = unit.config
-            self._expect_reorder()
         if self._codec is Codec.VP8 and unit.keyframe:
             width, height = vp8_size(frame.data)
             if self.track is None or (self.track.width, self.track.height) != (width, height):
@@ -116,21 +74,13 @@ class Video:
         if self.waiting_for_key or self.track is None:
             self.waiting_for_key = True
             return None
-        dts = self.times(pts)
-        if dts is None:
-            return None
         self.frames += 1
         self.keyframes += unit.keyframe
-        return Coded(self.track, pts, dts, 0, unit.keyframe, unit.data)
+        return Coded(self.track, pts, 0, unit.keyframe, unit.data)
 
     def _set_track(self, track: Track) -> None:
         self.changes += self.track is not None
         self.track = track
-
-    def _expect_reorder(self) -> None:
-        sps = h264.parse_sps(h264.parse_avcc(self._config).sps[0])
-        if sps.max_num_reorder:
-            self.times.expect(sps.max_num_reorder)
 
 
 class Audio:
@@ -151,7 +101,7 @@ class Audio:
             return None
         pts = self._sync.place(Kind.AUDIO, piece.timestamp, opus.CLOCK_HZ, now_us)
         self.frames += 1
-        return Coded(self.track, pts, pts, duration, True, piece.data)
+        return Coded(self.track, pts, duration, True, piece.data)
 
 
 def vp8_size(frame: bytes) -> tuple[int, int]:

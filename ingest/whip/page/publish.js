@@ -185,8 +185,10 @@ class WhipSession {
     this.onState = () => {};
     const url = this.#url;
     this.#url = null;
+    // DELETE before the connection is closed, so that the server sees a goodbye and not a loss.
+    const goodbye = url ? this.#send(url, "DELETE").catch(() => {}) : null;
+    await Promise.race([goodbye, new Promise((resolve) => setTimeout(resolve, 1500))]);
     this.#pc?.close();
-    if (url) await this.#send(url, "DELETE").catch(() => {});
   }
 
   leave() {  // the page is going away: a request that outlives it
