@@ -27,3 +27,7 @@ class Sink(Protocol):
     def stats(self, values: Mapping[str, float | str]) -> None:
         """About once a second: `speed_ratio`, `queue_s`, `queue_bytes`, `frames`, `dropped_frames`, ..."""
         ...
+
+    def thumbnail(self, jpeg: bytes) -> None:
+        """A small JPEG of the source as it is now, about once per segment."""
+        ...

@@ -1,0 +1,434 @@
+"""A job: one broadcast's transcoding as the core sees it. Bounded, never waiting, outliving its workers.
+
+| state | means | leaves by |
+|---|---|---|
+| `IDLE` | the plan encodes nothing: no worker | `change` to a plan that does: `AWAIT_CUT` |
+| `AWAIT_CUT` | what is written is left out until a cut | cut: `AWAIT_VIDEO`, or `RUNNING` without video |
+| `AWAIT_VIDEO` | the cut is held until the video packet after it shows whether decoding can start there | `RUNNING` |
+| `RUNNING` | items go to the worker, or wait for one that is being started | worker lost, queue full: `AWAIT_CUT` |
+| `FAILED` | workers died too often: everything is ignored | |
+| `CLOSED` | | |
+
+A decoder that starts at a cut without a keyframe is first given what came since the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import structlog
+
+from media.clock import VIDEO_TIMESCALE, rescale
+from media.cut import Cut
+from media.packet import Gap, Packet
+from media.track import Kind, Track
+from transcode import messages as m
+from transcode.plan import Plan
+from transcode.ports import Sink
+from transcode.process import Process, WorkerError
+from transcode.settings import TranscodeSettings
+
+log = structlog.get_logger(__name__)
+
+CHECK_S = 0.5
+"""How often a worker's progress is looked at."""
+MAX_GOP_BYTES = 16 * 1024 * 1024
+"""Packets kept to start a decoder between keyframes; a longer GOP is not kept."""
+AUDIO_SLACK_TICKS = VIDEO_TIMESCALE // 20
+"""An audio frame that belongs to a segment may begin a little before its cut."""
+
+
+class State(Enum):
+    IDLE = "idle"
+    AWAIT_CUT = "await_cut"
+    AWAIT_VIDEO = "await_video"
+    RUNNING = "running"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters of a job since it was opened."""
+
+    state: str = State.IDLE.value
+    worker_pid: int = 0
+    queue_bytes: int = 0
+    queue_s: float = 0.0
+    restarts: int = 0
+    overruns: int = 0
+    """How often the queue was full and what waited was dropped."""
+    dropped_packets: int = 0
+    """Packets dropped by overruns, and those that came between a loss and the next cut."""
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    message: m.Message
+    payload: bytes
+    pts: int
+
+
+class Job:
+    """Made by `Pool.open`. Every method is called on the core's event loop."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        sink: Sink,
+        name: str,
+        settings: TranscodeSettings,
+        take: Callable[[], Awaitable[Process]],
+        on_closed: Callable[[Job], None],
+    ) -> None:
+        self._plan = plan
+        self._sink = sink
+        self._settings = settings
+        self._take = take
+        self._on_closed = on_closed
+        self._state = State.AWAIT_CUT if plan.encodes else State.IDLE
+        self._stats = Stats()
+        self._name = name
+        self._log = log.bind(stream=name)
+        self._process: Process | None = None
+        self._fetching: asyncio.Task[None] | None = None
+        self._queue: deque[_Queued] = deque()
+        self._queue_bytes = 0
+        self._keys: dict[Track, int] = {}
+        self._next_key = 0
+        self._made: dict[int, m.Made] = {}
+        self._gop: list[Packet] | None = None
+        self._gop_bytes = 0
+        self._held: list[Packet | Gap | Cut] = []
+        self._changed: Plan | None = None
+        self._not_before = 0
+        self._crashes: deque[float] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._sent = 0
+        self._done_units = 0
+        self._progressed = time.monotonic()
+        self._done = asyncio.Event()
+
+    @property
+    def stats(self) -> Stats:
+        """Counters, as they are now."""
+        return replace(
+            self._stats,
+            state=self._state.value,
+            worker_pid=self._process.pid if self._process else 0,
+            queue_bytes=self._queue_bytes,
+            queue_s=self._queue_s(),
+        )
+
+    async def start(self) -> None:
+        """Fetch the first worker. Raises `WorkerError`."""
+        if self._state is not State.IDLE:
+            self._attach(await self._take())
+
+    # -- input ------------------------------------------------------------------------------------------------
+
+    def write(self, item: Packet | Cut | Gap) -> None:
+        """Hand over one item of the source, in order. Never waits.
+
+        A full queue (`queue_bytes`, `queue_s`) is dropped whole: the sink is told `restarted("overrun")`, and the
+        job goes on at the next cut. Packets of tracks that the plan does not encode are passed over.
+        """
+        if self._state in (State.FAILED, State.CLOSED):
+            return
+        if isinstance(item, Packet):
+            self._remember(item)
+            if item.track.id not in self._plan.tracks and (
+                self._changed is None or item.track.id not in self._changed.tracks
+            ):
+                return
+            self._bump(packets_in=1)
+        if isinstance(item, Cut) and self._changed is not None:
+            self._turn_plan()
+        match self._state:
+            case State.AWAIT_CUT:
+                self._await_cut(item)
+            case State.AWAIT_VIDEO:
+                self._await_video(item)
+            case State.RUNNING:
+                self._put(item)
+
+    def change(self, plan: Plan) -> None:
+        """`plan` holds from the next cut on: encoders that it adds start there, those that it drops end there."""
+        self._changed = plan
+
+    def _turn_plan(self) -> None:
+        """A cut comes and there is another plan."""
+        plan, self._changed = self._changed, None
+        assert plan is not None
+        before, self._plan = self._plan, plan
+        if self._state is State.RUNNING:
+            self._enqueue(m.Change(plan), b"", 0)
+        if self._state is State.IDLE and plan.encodes:
+            self._state = State.AWAIT_CUT
+            self._fetch()
+        elif before.video and not plan.encodes:
+            self._log.info("transcode_idle")
+
+    def _await_cut(self, item: Packet | Cut | Gap) -> None:
+        if isinstance(item, Packet):
+            self._bump(dropped_packets=1)
+        elif isinstance(item, Cut):
+            self._held = [item]
+            self._not_before = item.pts
+            self._state = State.AWAIT_VIDEO
+            if not self._plan.video:
+                self._resume([])
+
+    def _await_video(self, item: Packet | Cut | Gap) -> None:
+        if isinstance(item, Packet) and item.track.kind is Kind.VIDEO:
+            # `_gop` ends with this packet, which follows on its own.
+            before = [] if item.keyframe or self._gop is None else self._gop[:-1]
+            self._resume(before)
+            self._put(item)
+            return
+        self._held.append(item)
+        if len(self._held) > 2000:
+            self._overrun()
+
+    def _resume(self, before: list[Packet]) -> None:
+        self._state = State.RUNNING
+        held, self._held = self._held, []
+        for packet in before:
+            self._put(packet)
+        for item in held:
+            self._put(item)
+
+    def _remember(self, packet: Packet) -> None:
+        if packet.track.kind is not Kind.VIDEO:
+            return
+        if packet.keyframe:
+            self._gop, self._gop_bytes = [], 0
+        if self._gop is not None:
+            self._gop.append(packet)
+            self._gop_bytes += len(packet.data)
+            if self._gop_bytes > MAX_GOP_BYTES or self._gop[0].track != packet.track:
+                self._gop = None
+
+    def _put(self, item: Packet | Cut | Gap) -> None:
+        match item:
+            case Packet():
+                key = self._keys.get(item.track)
+                if key is None:
+                    self._next_key += 1
+                    key = self._keys[item.track] = self._next_key
+                    self._enqueue(m.Describe(key, item.track), b"", 0)
+                pts = rescale(item.pts, item.track.timescale, VIDEO_TIMESCALE)
+                unit = m.Unit(key, item.pts, item.dts, item.duration, item.keyframe)
+                self._enqueue(unit, item.data, pts)
+            case Cut():
+                self._enqueue(m.Mark(item.index, item.pts, item.discontinuity), b"", item.pts)
+            case Gap():
+                self._enqueue(m.Hole(item.track_id, item.start, item.end, item.reason), b"", 0)
+
+    def _enqueue(self, message: m.Message, payload: bytes, pts: int) -> None:
+        if self._process is not None and self._process.writable and not self._queue:
+            self._hand_over(message, payload)
+            return
+        self._queue.append(_Queued(message, payload, pts))
+        self._queue_bytes += len(payload)
+        if self._queue_bytes > self._settings.queue_bytes or self._queue_s() > self._settings.queue_s:
+            self._overrun()
+
+    def _queue_s(self) -> float:
+        stamps = [q.pts for q in (self._queue[0], self._queue[-1]) if q.pts] if self._queue else []
+        return max(0.0, (max(stamps) - min(stamps)) / VIDEO_TIMESCALE) if stamps else 0.0
+
+    def _hand_over(self, message: m.Message, payload: bytes) -> None:
+        assert self._process is not None
+        if isinstance(message, m.Unit):
+            if self._sent == self._done_units:
+                self._progressed = time.monotonic()
+            self._sent += 1
+        self._process.send(message, payload)
+
+    def _on_writable(self) -> None:
+        while self._queue and self._process is not None and self._process.writable:
+            queued = self._queue.popleft()
+            self._queue_bytes -= len(queued.payload)
+            self._hand_over(queued.message, queued.payload)
+
+    def _drop_queue(self) -> None:
+        units = sum(isinstance(q.message, m.Unit) for q in self._queue)
+        self._bump(dropped_packets=units)
+        # Plans and tracks that were in the queue must not be lost with it.
+        plans = [q for q in self._queue if isinstance(q.message, m.Change)]
+        self._queue = deque(plans[-1:])
+        self._queue_bytes = 0
+        self._keys.clear()
+        self._held = []
+
+    def _overrun(self) -> None:
+        self._bump(overruns=1)
+        self._log.warning("transcode_overrun", queue_bytes=self._queue_bytes, queue_s=round(self._queue_s(), 1))
+        self._drop_queue()
+        self._state = State.AWAIT_CUT
+        self._sink.restarted("overrun", "")
+
+    # -- workers ----------------------------------------------------------------------------------------------
+
+    def _attach(self, process: Process) -> None:
+        self._process = process
+        process.on_message = self._on_message
+        process.on_writable = self._on_writable
+        process.on_exit = self._on_exit
+        self._sent = self._done_units = 0
+        self._progressed = time.monotonic()
+        self._made.clear()
+        process.send(m.Open(self._plan, self._name))
+        self._on_writable()
+        if process.exited:
+            self._on_exit(process.exit_reason)
+            return
+        self._watch()
+
+    def _fetch(self) -> None:
+        if self._fetching is None and self._process is None:
+            self._fetching = asyncio.get_running_loop().create_task(self._fetch_one(), name=f"fetch-{self._name}")
+
+    async def _fetch_one(self) -> None:
+        try:
+            process = await self._take()
+        except WorkerError as error:
+            self._fetching = None
+            self._give_up(error.text, "")
+            return
+        self._fetching = None
+        if self._state in (State.CLOSED, State.FAILED):
+            await process.kill()
+            return
+        self._attach(process)
+
+    def _watch(self) -> None:
+        """Every `CHECK_S`: has the worker, if it has work, made progress?"""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._watch)
+        process = self._process
+        stuck_s = time.monotonic() - self._progressed
+        if process is not None and self._sent > self._done_units and stuck_s > self._settings.stall_timeout_s:
+            process.kill_soon(f"stalled for {stuck_s:.0f} s")
+
+    def _on_exit(self, reason: str) -> None:
+        process, self._process = self._process, None
+        if process is None or self._state in (State.CLOSED, State.FAILED):
+            self._done.set()
+            return
+        now = time.monotonic()
+        self._crashes.append(now)
+        while self._crashes[0] < now - self._settings.crash_window_s:
+            self._crashes.popleft()
+        self._bump(restarts=1)
+        self._log.warning("worker_lost", pid=process.pid, reason=reason, worker_log=process.log)
+        self._drop_queue()
+        self._queue.clear()
+        if len(self._crashes) >= self._settings.crashes:
+            times, window_s = len(self._crashes), self._settings.crash_window_s
+            self._give_up(f"{times} workers died within {window_s:.0f} s, the last: {reason}", process.log)
+            return
+        self._state = State.AWAIT_CUT if self._plan.encodes else State.IDLE
+        if self._plan.encodes:
+            self._fetch()
+        self._sink.restarted(reason, process.log)
+
+    def _give_up(self, reason: str, worker_log: str) -> None:
+        self._state = State.FAILED
+        self._release()
+        self._sink.failed(reason, worker_log)
+
+    def _release(self) -> None:
+        """Let go of everything but the process."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._queue.clear()
+        self._queue_bytes = 0
+        self._held = []
+        self._gop = None
+        self._on_closed(self)
+
+    async def close(self, drain: bool = True) -> None:
+        """End the job; with `drain`, after the worker has handed over what it has (`drain_timeout_s`). Idempotent."""
+        fetching, self._fetching = self._fetching, None
+        if fetching is not None:
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+        process = self._process
+        if process is not None and drain and self._state is State.RUNNING:
+            self._enqueue(m.Close(), b"", 0)
+            try:
+                async with asyncio.timeout(self._settings.drain_timeout_s):
+                    await self._done.wait()
+            except TimeoutError:
+                self._log.warning("worker_drain_timeout", worker_log=process.log)
+        if self._state not in (State.CLOSED, State.FAILED):
+            self._state = State.CLOSED
+            self._release()
+        if process is not None:
+            await process.kill()
+
+    # -- output -----------------------------------------------------------------------------------------------
+
+    def _on_message(self, message: m.Message, payload: bytes) -> None:
+        match message:
+            case m.Encoded():
+                made = self._made.get(message.key)
+                if made is None or self._is_stale(made.track, message.pts):
+                    return
+                self._bump(packets_out=1, bytes_out=len(payload))
+                packet = Packet(made.track, message.pts, message.dts, message.duration, message.keyframe, payload)
+                self._sink.packet(made.rendition, packet)
+            case m.Made():
+                self._made[message.key] = message
+                self._log.info("encoder_started", rendition=message.rendition, encoder=message.encoder)
+            case m.Progress():
+                self._on_progress(message)
+            case m.Picture():
+                self._sink.thumbnail(payload)
+            case m.Notice():
+                self._log.warning("worker_notice", slug=message.slug, text=message.text)
+                self._sink.stats({"notice": message.text})
+            case m.Done():
+                self._done.set()
+            case _:
+                self._log.error("worker_message_unexpected", kind=type(message).__name__)
+
+    def _is_stale(self, track: Track, pts: int) -> bool:
+        """After an overrun the worker still hands over what lies before the hole: too late for every viewer."""
+        if self._state is State.AWAIT_CUT:
+            return True
+        start = rescale(pts, track.timescale, VIDEO_TIMESCALE)
+        slack = 0 if track.kind is Kind.VIDEO else AUDIO_SLACK_TICKS
+        return start < self._not_before - slack
+
+    def _on_progress(self, progress: m.Progress) -> None:
+        if progress.units != self._done_units:
+            self._done_units = progress.units
+            self._progressed = time.monotonic()
+        stats = self.stats
+        self._sink.stats(
+            progress.values
+            | {
+                "queue_bytes": stats.queue_bytes,
+                "queue_s": round(stats.queue_s, 3),
+                "restarts": stats.restarts,
+                "overruns": stats.overruns,
+                "dropped_packets": stats.dropped_packets,
+                "worker_pid": stats.worker_pid,
+            }
+        )
+
+    def _bump(self, **amounts: int) -> None:
+        self._stats = replace(self._stats, **{k: getattr(self._stats, k) + v for k, v in amounts.items()})

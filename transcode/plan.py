@@ -1,0 +1,296 @@
+"""Plan: source + ladder + hardware -> what is passed through, and what is encoded by which encoders.
+
+Pure: the same inputs always give the same plan, and every choice has its reason in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from media.rendition import Rendition
+from media.track import Codec, Kind, Track
+from transcode.bitstream import describe, is_aac_lc
+from transcode.ladder import Ladder, Rung, divisor, fit
+from transcode.profile import pick_level
+from transcode.settings import TranscodeSettings
+
+if TYPE_CHECKING:
+    from transcode.hardware import Hardware
+
+SOURCE = "source"
+AUDIO = "audio"
+
+CPU_ENCODERS = {Codec.H264: "libx264", Codec.HEVC: "libx265", Codec.AV1: "libsvtav1"}
+"""The last resort of each codec; they work wherever PyAV does."""
+
+TOP_BITRATE_720P30 = {Codec.H264: 3_500_000, Codec.HEVC: 2_300_000, Codec.AV1: 1_800_000}
+"""Bits per second of an encoded `source` of 1280x720 at 30; others by the size to the power 0.75."""
+
+TOP_RATE = Fraction(60)
+"""Frames per second of an encoded `source`; a faster one is halved."""
+
+SAMPLE_RATE = 48_000
+"""Of encoded audio: what every player and every device takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoEncode:
+    """One video rendition that the worker makes."""
+
+    name: str
+    track_id: int
+    codec: Codec
+    encoders: tuple[str, ...]
+    """libav names, best first; the next is tried when one fails."""
+    width: int
+    height: int
+    bitrate: int
+    buffer_ms: int
+    profile: str = "high"
+    level: int = 31
+    """H.264: ten times the level; HEVC likewise; AV1 unused."""
+    sample_aspect: Fraction = Fraction(1)
+    frame_rate: Fraction | None = None
+    divide: int = 1
+    max_rate: Fraction = Fraction(240)
+    preset: str = ""
+    lookahead_frames: int = 0
+    threads: int = 0
+    value: int = 0
+    sheddable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AudioEncode:
+    """One audio rendition that the worker makes, as AAC-LC."""
+
+    name: str
+    track_id: int
+    bitrate: int
+    channels: int = 2
+    sample_rate: int = SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All renditions of a broadcast, and how each is made. Immutable; a change is another plan."""
+
+    renditions: tuple[Rendition, ...] = ()
+    video: tuple[VideoEncode, ...] = ()
+    audio: tuple[AudioEncode, ...] = ()
+    thumbnail_track: int | None = None
+    """Track id of the video that thumbnails are made of; None for no thumbnails."""
+    thumbnail_height: int = 360
+    shed_after_s: float = 0.0
+    """Seconds behind real time before the worker sheds; 0 never."""
+    reasons: tuple[str, ...] = ()
+    """Sentences for a person: what was chosen and why."""
+
+    @property
+    def encodes(self) -> bool:
+        """True where a worker is needed."""
+        return bool(self.video or self.audio)
+
+    @property
+    def tracks(self) -> frozenset[int]:
+        """Ids of the tracks that the worker must be given."""
+        return frozenset(e.track_id for e in self.video) | frozenset(e.track_id for e in self.audio)
+
+
+def why_not_passthrough(video: Track, ladder: Ladder) -> str:
+    """Why `video` cannot be offered as it is (a sentence), or empty where its configuration allows it.
+
+    Looks at the codec and its configuration only: 8-bit 4:2:0 progressive of a codec that the ladder passes. That
+    the GOP fits the grid of cuts is known only after seeing packets; the caller says so by `passthrough=`.
+    """
+    # `passed through` needs what every player of the ladder decodes; 10-bit and 4:2:2 H.264 do not play in browsers.
+    if video.codec not in ladder.passthrough:
+        return f"{video.codec.value} video is not played everywhere, so it is encoded to {ladder.source_codec.value}."
+    return why_unplayable(video)
+
+
+def why_unplayable(video: Track) -> str:
+    """Why browsers cannot be expected to play `video` as it is, by its codec configuration; empty where they can."""
+    shape = describe(video)
+    if shape is None:
+        return "The codec configuration cannot be read, so the video is encoded."
+    if shape.chroma != "4:2:0" or shape.bit_depth != 8:
+        return f"{shape.bit_depth}-bit {shape.chroma} video does not play in browsers, so it is encoded to 8-bit 4:2:0."
+    if shape.interlaced:
+        return "Interlaced video does not play well in browsers, so it is deinterlaced and encoded."
+    return ""
+
+
+def make_plan(
+    video: Track | None,
+    audio: Track | None,
+    ladder: Ladder,
+    *,
+    passthrough: bool,
+    hardware: Hardware | None,
+    settings: TranscodeSettings,
+) -> Plan:
+    """What to make of a source.
+
+    `passthrough`: the caller knows nothing against offering the video as it is (its GOP fits the cuts). False has
+    the top rendition encoded. A video that cannot be offered as it is (see `why_not_passthrough`) is encoded in
+    any case; with `settings.enabled` False, what cannot be offered as it is, is left out.
+    """
+    renditions: list[Rendition] = []
+    encodes: list[VideoEncode] = []
+    sounds: list[AudioEncode] = []
+    reasons: list[str] = []
+    if video is not None:
+        why = why_not_passthrough(video, ladder)
+        if not why and not (passthrough and settings.passthrough):
+            why = "The source's keyframes do not fit the segments, or passing through is turned off: it is encoded."
+        if not why:
+            renditions.append(_passed(SOURCE, video))
+        if settings.enabled:
+            if why:
+                encodes.append(_source_encode(video, ladder, hardware, settings))
+            encodes += _rungs(video, ladder, hardware, settings, below=encodes[0] if why else None)
+            renditions += [_encoded(e) for e in encodes]
+        if why:
+            reasons.append(why)
+    if audio is not None:
+        name = AUDIO
+        if is_aac_lc(audio):
+            renditions.append(_passed(name, audio))
+        elif settings.enabled:
+            sounds.append(AudioEncode(name, audio.id, settings.audio_bitrate))
+            reasons.append(f"{audio.codec.value} audio other than AAC-LC is encoded to AAC-LC, which all players take.")
+            renditions.append(
+                Rendition(
+                    name,
+                    Kind.AUDIO,
+                    Codec.AAC,
+                    passthrough=False,
+                    bitrate=settings.audio_bitrate,
+                    language=audio.language,
+                    label=audio.name,
+                    default=True,
+                )
+            )
+    return Plan(
+        tuple(renditions),
+        tuple(encodes),
+        tuple(sounds),
+        thumbnail_track=video.id if video is not None and settings.thumbnails and encodes else None,
+        thumbnail_height=settings.thumbnail_height,
+        shed_after_s=settings.shed_after_s if settings.shed else 0.0,
+        reasons=tuple(reasons),
+    )
+
+
+def _passed(name: str, track: Track) -> Rendition:
+    return Rendition(
+        name,
+        track.kind,
+        track.codec,
+        passthrough=True,
+        bitrate=track.bitrate,
+        width=track.width,
+        height=track.height,
+        frame_rate=track.frame_rate,
+        language=track.language,
+        label=track.name,
+        default=True,
+    )
+
+
+def _encoded(e: VideoEncode) -> Rendition:
+    return Rendition(
+        e.name,
+        Kind.VIDEO,
+        e.codec,
+        passthrough=False,
+        bitrate=e.bitrate,
+        width=e.width,
+        height=e.height,
+        frame_rate=e.frame_rate,
+        default=e.name == SOURCE,
+    )
+
+
+def _source_encode(video: Track, ladder: Ladder, hardware: Hardware | None, settings: TranscodeSettings) -> VideoEncode:
+    """The top rendition where it is encoded: the source's size up to `max_source_height`, its frame rate up to 60."""
+    width, height = video.width or 1280, video.height or 720  # unknown until the first picture: a usual size
+    short = min(width, height)
+    if short > settings.max_source_height:
+        width, height = (side * settings.max_source_height // short for side in (width, height))
+    width, height = width // 2 * 2, height // 2 * 2
+    divide = divisor(video.frame_rate, TOP_RATE)
+    rate = video.frame_rate / divide if video.frame_rate else None
+    bitrate = int(TOP_BITRATE_720P30[ladder.source_codec] * (width * height / (1280 * 720)) ** 0.75)
+    if rate is not None and rate > 33:
+        bitrate = bitrate * 3 // 2
+    if video.bitrate:
+        bitrate = min(bitrate, max(video.bitrate, 300_000))
+    rung = Rung(
+        height,
+        bitrate,
+        ladder.source_codec,
+        max_rate=TOP_RATE,
+        value=1 << 20,
+        width=width,
+        name=SOURCE,
+        sample_aspect=video.sample_aspect,
+        frame_rate=rate,
+        divide=divide,
+    )
+    return _encode(rung, video, hardware, settings, sheddable=False)
+
+
+def _rungs(
+    video: Track, ladder: Ladder, hardware: Hardware | None, settings: TranscodeSettings, below: VideoEncode | None
+) -> list[VideoEncode]:
+    """The rungs under the source; under its encoded form where that is smaller."""
+    highest = min(below.width, below.height) if below else 1 << 30
+    rungs = [r for r in fit(ladder, video) if r.height and min(r.width, r.height) < highest]
+    return [_encode(rung, video, hardware, settings, sheddable=True) for rung in rungs]
+
+
+def _encode(
+    rung: Rung, video: Track, hardware: Hardware | None, settings: TranscodeSettings, *, sheddable: bool
+) -> VideoEncode:
+    bitrate = rung.bitrate
+    if sheddable and video.bitrate and rung.codec is video.codec:
+        bitrate = min(bitrate, max(video.bitrate * 3 // 4, 150_000))
+    cpu = CPU_ENCODERS[rung.codec]
+    tried = hardware.encoders(rung.codec) if hardware is not None and settings.hardware else ()
+    working = set(tried) | {cpu}
+    preferred = [name for name in settings.encoders if name in working]
+    return VideoEncode(
+        rung.name,
+        video.id,
+        rung.codec,
+        encoders=tuple(dict.fromkeys((*preferred, *tried, cpu))),
+        width=rung.width,
+        height=rung.height,
+        bitrate=bitrate,
+        buffer_ms=settings.buffer_ms,
+        profile="main" if rung.codec is not Codec.H264 or min(rung.width, rung.height) < 540 else "high",
+        level=pick_level(rung.codec, rung.width, rung.height, rung.frame_rate or rung.max_rate, bitrate),
+        sample_aspect=rung.sample_aspect,
+        frame_rate=rung.frame_rate,
+        divide=rung.divide,
+        max_rate=rung.max_rate,
+        preset=_preset(rung.codec, settings),
+        lookahead_frames=settings.lookahead_frames,
+        threads=settings.threads,
+        value=rung.value,
+        sheddable=sheddable,
+    )
+
+
+def _preset(codec: Codec, settings: TranscodeSettings) -> str:
+    match codec:
+        case Codec.HEVC:
+            return settings.x265_preset
+        case Codec.AV1:
+            return str(settings.svtav1_preset)
+        case _:
+            return settings.x264_preset

@@ -1,0 +1,180 @@
+"""A worker process as the core sees it: start, send, receive, end. Knows the wire, not the job."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+import structlog
+
+from media.errors import HeadraceError, ProtocolError
+from transcode import messages as m
+from transcode.settings import TranscodeSettings
+from transcode.wire import Decoder, frame
+
+log = structlog.get_logger(__name__)
+
+START_TIMEOUT_S = 20.0
+"""A loaded machine needs seconds to import libav; a worker that needs longer than this is of no use."""
+LOG_LINES = 40
+LOG_LINE_BYTES = 400
+HIGH_WATER_BYTES = 256 * 1024
+"""What the transport may hold; more waits in the job's queue, where it can still be dropped."""
+
+
+class WorkerError(HeadraceError):
+    """A worker process cannot be started."""
+
+    default_slug = "worker_failed"
+
+
+class Process(asyncio.Protocol):
+    """One worker process and its socket."""
+
+    def __init__(self) -> None:
+        self.on_message: Callable[[m.Message, bytes], None] = lambda message, payload: None
+        self.on_writable: Callable[[], None] = lambda: None
+        self.on_exit: Callable[[str], None] = lambda reason: None
+        """Called once, with the reason in words, when the process is gone and all it said was read."""
+        self.pid = 0
+        self.writable = True
+        self.exited = False
+        self.exit_reason = ""
+        self._hello: asyncio.Future[m.Hello] = asyncio.get_running_loop().create_future()
+        self._closed = asyncio.Event()
+        self._decoder = Decoder()
+        self._transport: asyncio.Transport | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._lines: deque[str] = deque(maxlen=LOG_LINES)
+        self._watch: asyncio.Task[None] | None = None
+        self._why = ""
+
+    @classmethod
+    async def start(cls, settings: TranscodeSettings) -> Process:
+        """Start a worker and wait until it has loaded. Raises `WorkerError`; nothing is left behind then."""
+        self = cls()
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "transcode", "worker",
+                    "--fd", str(theirs.fileno()),
+                    "--memory-bytes", str(settings.memory_bytes),
+                    "--nice", str(settings.nice),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    start_new_session=True,
+                )  # fmt: skip
+        except OSError as error:
+            ours.close()
+            raise WorkerError(f"A transcode worker cannot be started: {error}.") from error
+        except asyncio.CancelledError:
+            ours.close()
+            raise
+        self.pid = self._process.pid
+        loop = asyncio.get_running_loop()
+        self._watch = loop.create_task(self._until_exit(), name=f"worker-{self.pid}")
+        try:
+            ours.setblocking(False)
+            await loop.create_unix_connection(lambda: self, sock=ours)
+            async with asyncio.timeout(START_TIMEOUT_S):
+                hello = await self._hello
+        except (TimeoutError, ConnectionError) as error:
+            await self.kill("start")
+            raise WorkerError(f"A transcode worker did not start: {self.log or error}.") from error
+        except asyncio.CancelledError:
+            await self.kill("start")
+            raise
+        if hello.version != m.VERSION:
+            await self.kill("version")
+            raise WorkerError("The transcode worker is of another version of Headrace.", slug="worker_version")
+        return self
+
+    @property
+    def log(self) -> str:
+        """The last lines that the worker wrote to stderr."""
+        return "\n".join(self._lines)
+
+    def send(self, message: m.Message, payload: bytes = b"") -> None:
+        """Hand to the transport; look at `writable` first. Ignored when the process is gone."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(frame(message, payload))
+
+    def kill_soon(self, why: str) -> None:
+        """SIGKILL; `on_exit` follows, with `why` as the reason."""
+        self._why = self._why or why
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def kill(self, why: str = "closed") -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.kill_soon(why)
+        await self.wait()
+
+    async def wait(self) -> None:
+        """Until the process is gone."""
+        if self._watch is not None:
+            await asyncio.shield(self._watch)
+
+    async def _until_exit(self) -> None:
+        assert self._process is not None
+        stderr = self._process.stderr
+        assert stderr is not None
+        rest = b""
+        while data := await stderr.read(4096):
+            *lines, rest = (rest + data).split(b"\n")
+            rest = rest[:LOG_LINE_BYTES]
+            self._lines.extend(line[:LOG_LINE_BYTES].decode(errors="replace") for line in lines if line.strip())
+        if rest:
+            self._lines.append(rest.decode(errors="replace"))
+        code = await self._process.wait()
+        if self._transport is not None:
+            await self._closed.wait()
+        self.exited = True
+        self.exit_reason = self._why or _explain(code)
+        if not self._hello.done():
+            self._hello.set_exception(ConnectionError(self.exit_reason))
+            self._hello.exception()
+        self.on_exit(self.exit_reason)
+
+    # -- asyncio.Protocol -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message, payload in self._decoder.feed(data):
+                if isinstance(message, m.Hello) and not self._hello.done():
+                    self._hello.set_result(message)
+                else:
+                    self.on_message(message, payload)
+        except ProtocolError as error:
+            log.error("worker_protocol_error", pid=self.pid, error=error.text)
+            self.kill_soon("protocol_error")
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self.on_writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed.set()
+
+
+def _explain(code: int) -> str:
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return {0: "done", m.EXIT_BUG: "crashed", m.EXIT_MEMORY: "over its memory limit"}.get(code, f"exit code {code}")

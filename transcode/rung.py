@@ -1,0 +1,192 @@
+"""One encoded video rendition in a worker: its own thread, which scales, encodes and times packets.
+
+    pictures -> [queue, bounded: the decoder waits] -> scale -> encode -> durations -> Output
+
+A packet leaves when the picture after it is known: only then its duration is, exactly, whatever the frame rate.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import structlog
+from av.video.frame import VideoFrame
+
+from media.clock import VIDEO_TIMESCALE
+from media.packet import Packet
+from transcode.encoder import Coded, Colour, Encoder, EncoderError
+from transcode.output import Output
+from transcode.plan import VideoEncode
+from transcode.scale import Scaler
+
+log = structlog.get_logger(__name__)
+
+QUEUE_PICTURES = 6
+"""Decoded pictures that wait for one rung: enough to even out a slow IDR, few enough for memory and latency."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A decoded picture on its way to rungs. `picture` is shared between threads: its planes are only read."""
+
+    picture: VideoFrame
+    pts: int
+    duration: int
+    idr: bool
+    sample_aspect: Fraction
+    colour: Colour
+
+
+class Rung(threading.Thread):
+    """Encodes what it is offered. The first picture must be an IDR (`Shot.idr`)."""
+
+    def __init__(self, spec: VideoEncode, output: Output, after: Rung | None = None) -> None:
+        """`after`: a rung of the same name that is being closed; its packets go out before ours."""
+        super().__init__(name=f"rung-{spec.name}", daemon=True)
+        self.spec = spec
+        self.frames = 0
+        self.dropped = 0
+        self.busy_s = 0.0
+        self.media_ticks = 0
+        self.position = -1
+        """Pts of the picture encoded last."""
+        self.failed = False
+        self._output = output
+        self._after = after
+        self._queue: queue.Queue[Shot | None] = queue.Queue(QUEUE_PICTURES)
+        self._scaler = Scaler(spec.width, spec.height, spec.sample_aspect)
+        self._encoder: Encoder | None = None
+        self._candidates = deque(spec.encoders)
+        self._last_kept: int | None = None
+        self._timing: deque[tuple[int, int]] = deque()
+        self._held: deque[Coded] = deque()
+        self._min_step = 0
+        self.thin = 1
+        """Keep only every so many pictures: raised while the worker sheds load."""
+        rate = spec.frame_rate or spec.max_rate
+        if spec.divide > 1 or spec.frame_rate is None:
+            self._min_step = int(VIDEO_TIMESCALE * Fraction(3, 4) / rate)
+        self._nominal = int(VIDEO_TIMESCALE / rate)
+
+    # -- the decoder's thread ---------------------------------------------------------------------------------
+
+    def offer(self, shot: Shot) -> None:
+        """Take or leave out one picture. Waits while the queue is full."""
+        if self._wanted(shot):
+            self._last_kept = shot.pts
+            self._queue.put(shot)
+        else:
+            self.dropped += 1
+
+    def _wanted(self, shot: Shot) -> bool:
+        if shot.idr or self._last_kept is None:
+            return True
+        step = self._min_step
+        if self.thin > 1:
+            step = max(step, self._nominal * 3 // 4) + self._nominal * (self.thin - 1)
+        return shot.pts - self._last_kept >= step
+
+    @property
+    def waiting(self) -> int:
+        """Pictures in the queue."""
+        return self._queue.qsize()
+
+    def finish(self) -> None:
+        """Nothing more comes; the thread ends when all is handed over. Waits while the queue is full."""
+        self._queue.put(None)
+
+    # -- our own thread ---------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        if self._after is not None:
+            self._after.join()
+            self._after = None
+        while (shot := self._queue.get()) is not None:
+            started = time.monotonic()
+            self._take(shot)
+            self.busy_s += time.monotonic() - started
+        self._close()
+
+    def _take(self, shot: Shot) -> None:
+        if self._timing:
+            last = self._timing[-1]
+            self._timing[-1] = (last[0], shot.pts - last[0])
+            self.media_ticks += shot.pts - last[0]
+            self._release()
+        if self._encoder is None and not (shot.idr and self._open(shot.colour)):
+            self.dropped += 1
+            return
+        assert self._encoder is not None
+        try:
+            self._timing.append((shot.pts, 0))
+            picture = self._scaler(shot.picture, shot.sample_aspect)
+            # Where nothing had to be scaled this is the shared picture itself. What is set on it (pts, type) is
+            # the same in every rung, and the others set their own copies after they were made.
+            picture.pts = shot.pts
+            self._keep(self._encoder.encode(picture, idr=shot.idr))
+            self.position = shot.pts
+            self.frames += 1
+        except EncoderError as error:
+            self._replace(error)
+
+    def _open(self, colour: Colour) -> bool:
+        while self._candidates:
+            name = self._candidates[0]
+            try:
+                self._encoder = Encoder(self.spec, name, colour)
+            except EncoderError as error:
+                self._candidates.popleft()
+                self._output.notice("encoder_unusable", f"{self.spec.name}: {error.text}")
+                continue
+            return True
+        if not self.failed:
+            self.failed = True
+            self._output.notice("rung_failed", f"{self.spec.name}: no encoder works; the rung is left out.")
+        return False
+
+    def _replace(self, error: EncoderError) -> None:
+        """The encoder failed in mid-stream: the next best goes on at the next cut."""
+        self._encoder = None
+        self._timing.clear()
+        self._held.clear()
+        if len(self._candidates) > 1:
+            self._candidates.popleft()
+        self._output.notice("encoder_failed", f"{self.spec.name}: {error.text}; {self._candidates[0]} takes over.")
+
+    def _keep(self, coded: Iterable[Coded]) -> None:
+        self._held.extend(coded)
+        self._release()
+
+    def _release(self, *, final: bool = False) -> None:
+        """Hand over every packet whose duration is known."""
+        while self._held and self._timing:
+            pts, duration = self._timing[0]
+            if pts != self._held[0].pts:
+                # The encoder left a picture out: its time goes to the packet before, which has left already.
+                self._timing.popleft()
+                continue
+            if not duration:
+                if not final:
+                    return
+                duration = self._nominal
+            self._timing.popleft()
+            coded = self._held.popleft()
+            assert self._encoder is not None
+            packet = Packet(self._encoder.track, pts, pts, duration, coded.keyframe, coded.data)
+            self._output.made(self.spec.name, packet, self._encoder.name)
+
+    def _close(self) -> None:
+        if self._encoder is None:
+            return
+        try:
+            self._keep(self._encoder.flush())
+        except EncoderError as error:
+            log.warning("encoder_flush_failed", rendition=self.spec.name, error=error.text)
+        self._release(final=True)
+        self._encoder = None

@@ -1,0 +1,157 @@
+"""From decoded pictures to what one rung's encoder takes: size, 8-bit 4:2:0, limited range, the source's own matrix."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+from av.filter import Graph
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from transcode.encoder import TIME_BASE, Colour
+
+_UNSPECIFIED = 2
+_BT709 = Colour(1, 1, 1)
+_BT601 = Colour(6, 6, 6)
+_ASPECT_TOLERANCE = Fraction(2, 100)
+"""Rounding a rung's size to even numbers changes its aspect by less than this."""
+
+
+def colour_of(picture: VideoFrame) -> Colour:
+    """The colour to tag all rungs of this source with.
+
+    A source that does not tell is tagged with what players assume for its size (HD is BT.709, SD is BT.601): a
+    480p rung of an HD source would be shown in wrong colours otherwise.
+    """
+    told = Colour(int(picture.color_primaries), int(picture.color_trc), int(picture.colorspace))
+    if told.matrix not in (_UNSPECIFIED, 0):
+        return told
+    return _BT709 if picture.height >= 720 or picture.width >= 1280 else _BT601
+
+
+class Scaler:
+    """Scales pictures of any size to `width` x `height`; where the shape of the source changed, with black bars."""
+
+    def __init__(self, width: int, height: int, sample_aspect: Fraction) -> None:
+        self._width = width
+        self._height = height
+        self._aspect = Fraction(width, height) * sample_aspect
+        self._sample_aspect = sample_aspect
+        self._plain = VideoReformatter()
+        self._boxed: tuple[tuple[int, int, str, Fraction], Graph] | None = None
+
+    def __call__(self, picture: VideoFrame, sample_aspect: Fraction) -> VideoFrame:
+        """A new picture with the same pts (in `picture.time_base`). `sample_aspect` is the picture's own."""
+        aspect = Fraction(picture.width, picture.height) * sample_aspect
+        if abs(aspect - self._aspect) > self._aspect * _ASPECT_TOLERANCE:
+            return self._box(picture, sample_aspect)
+        full = picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj")
+        return self._plain.reformat(
+            picture,
+            self._width,
+            self._height,
+            "yuv420p",
+            # The matrix stays as it is; naming it keeps swscale from guessing one by size.
+            src_colorspace=Colorspace.ITU709,
+            dst_colorspace=Colorspace.ITU709,
+            interpolation=Interpolation.BICUBIC,
+            src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,
+        )
+
+    def _box(self, picture: VideoFrame, sample_aspect: Fraction) -> VideoFrame:
+        key = (picture.width, picture.height, picture.format.name, sample_aspect)
+        if self._boxed is None or self._boxed[0] != key:
+            self._boxed = (key, self._graph(*key))
+        graph = self._boxed[1]
+        graph.vpush(picture)
+        boxed = graph.vpull()
+        assert isinstance(boxed, VideoFrame)
+        boxed.pts, boxed.time_base = picture.pts, TIME_BASE
+        return boxed
+
+    def _graph(self, width: int, height: int, pixels: str, sample_aspect: Fraction) -> Graph:
+        # What fits into our box without changing the picture's shape, in our own pixels' shape.
+        aspect = Fraction(width, height) * sample_aspect / self._sample_aspect
+        inner_width, inner_height = self._width, self._height
+        if aspect > Fraction(self._width, self._height):
+            inner_height = max(2, round(self._width / aspect) // 2 * 2)
+        else:
+            inner_width = max(2, round(self._height * aspect) // 2 * 2)
+        graph = Graph()
+        graph.threads = 1
+        nodes = [
+            graph.add_buffer(
+                width=width, height=height, format=VideoFormat(pixels, width, height), time_base=TIME_BASE
+            ),
+            graph.add("scale", f"{inner_width}:{inner_height}:flags=bicubic:out_range=tv"),
+            graph.add("format", "yuv420p"),
+            graph.add("pad", f"{self._width}:{self._height}:(ow-iw)/2:(oh-ih)/2"),
+            graph.add("setsar", f"{self._sample_aspect.numerator}/{self._sample_aspect.denominator}"),
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(*nodes).configure()
+        return graph
+
+
+class Deinterlacer:
+    """Turns interlaced pictures into whole ones at the same rate; progressive ones go through untouched.
+
+    Holds one picture back while the source is interlaced: bwdif looks at the fields after it.
+    """
+
+    def __init__(self) -> None:
+        self._graph: Graph | None = None
+        self._shape: tuple[int, int, str] | None = None
+
+    def feed(self, picture: VideoFrame) -> list[VideoFrame]:
+        """Pictures that are ready, in order, with pts in 90 kHz."""
+        shape = (picture.width, picture.height, picture.format.name)
+        if self._graph is None and not picture.interlaced_frame:
+            return [picture]
+        ready: list[VideoFrame] = []
+        if self._graph is not None and shape != self._shape:
+            ready += self.flush()
+        if self._graph is None:
+            self._graph, self._shape = self._open(*shape), shape
+        self._graph.vpush(picture)
+        return ready + self._pull()
+
+    def flush(self) -> list[VideoFrame]:
+        """What is held back; the next picture starts anew."""
+        if self._graph is None:
+            return []
+        self._graph.vpush(None)
+        ready = self._pull()
+        self._graph = None
+        return ready
+
+    def _pull(self) -> list[VideoFrame]:
+        assert self._graph is not None
+        ready: list[VideoFrame] = []
+        while True:
+            try:
+                picture = self._graph.vpull()
+            except (BlockingIOError, av.EOFError):
+                return ready
+            assert isinstance(picture, VideoFrame)
+            if picture.pts is not None and picture.time_base is not None:
+                ticks = picture.pts * picture.time_base / TIME_BASE  # bwdif halves the time base
+                picture.pts, picture.time_base = round(ticks), TIME_BASE
+            ready.append(picture)
+
+    @staticmethod
+    def _open(width: int, height: int, pixels: str) -> Graph:
+        graph = Graph()
+        graph.threads = 1
+        graph.link_nodes(
+            graph.add_buffer(
+                width=width, height=height, format=VideoFormat(pixels, width, height), time_base=TIME_BASE
+            ),
+            graph.add("bwdif", "mode=send_frame:deint=interlaced"),
+            graph.add("buffersink"),
+        ).configure()
+        return graph

@@ -1,0 +1,121 @@
+"""Settings of the package: the section `[transcode]`. What they mean for a plan is in `plan`, for workers in `pool`."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TranscodeSettings(BaseModel):
+    """Everything an operator may say about the ladder, the encoders and the worker processes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(
+        default=True,
+        description="Make a ladder at all. Off: only what needs no encoder is offered, as it was published.",
+    )
+    ladder: str = Field(
+        default="default",
+        description="Name of the ladder: default, mobile, economy, modern, archive, none, or one of your own.",
+    )
+    passthrough: bool = Field(
+        default=True,
+        description="Offer the publisher's own video as the rendition `source` where it can be used as it is. "
+        "Off: the top rendition is always encoded.",
+    )
+    max_source_height: int = Field(
+        default=1080,
+        ge=240,
+        le=4320,
+        description="Short side in pixels of the rendition `source` where it has to be encoded; passed through it "
+        "keeps its own size.",
+    )
+    encoders: tuple[str, ...] = Field(
+        default=(),
+        description="Encoders to prefer, best first, by their libav names (for example h264_nvenc). Those that do "
+        "not work on this machine are passed over; the CPU encoders are always the last resort.",
+    )
+    hardware: bool = Field(
+        default=True, description="Use hardware encoders that were tried and found to work, before the CPU's."
+    )
+    x264_preset: str = Field(
+        default="veryfast",
+        pattern="^(ultrafast|superfast|veryfast|faster|fast|medium|slow|slower)$",
+        description="Speed against quality of H.264 on the CPU; each step slower costs 20 to 60 % more CPU.",
+    )
+    x265_preset: str = Field(
+        default="superfast",
+        pattern="^(ultrafast|superfast|veryfast|faster|fast|medium|slow|slower)$",
+        description="Speed against quality of H.265 on the CPU.",
+    )
+    svtav1_preset: int = Field(
+        default=11, ge=6, le=13, description="Speed against quality of AV1 on the CPU; 13 is the fastest."
+    )
+    lookahead_frames: int = Field(
+        default=0,
+        ge=0,
+        le=60,
+        description="Frames that x264 looks ahead. Better quality at the same bitrate, and as many frames of latency.",
+    )
+    buffer_ms: int = Field(
+        default=400,
+        ge=100,
+        le=4000,
+        description="Size of the rate-control buffer (VBV) in milliseconds of the target bitrate. Smaller keeps every "
+        "segment nearer to its target; larger lets hard scenes look better.",
+    )
+    audio_bitrate: int = Field(
+        default=128_000, ge=32_000, le=512_000, description="Bits per second of audio that has to be encoded."
+    )
+    thumbnails: bool = Field(
+        default=True, description="Make a JPEG of the picture about every two seconds, for the player and dashboard."
+    )
+    thumbnail_height: int = Field(default=360, ge=90, le=1080, description="Height of the JPEG in pixels.")
+    warm_spare: bool = Field(
+        default=True,
+        description="Keep one worker process started and waiting, so that a new stream or a crash need not wait for "
+        "Python and libav to load (about 0.3 s and 40 MB).",
+    )
+    queue_s: float = Field(
+        default=6.0,
+        ge=1.0,
+        le=60.0,
+        description="Media time, in seconds, that may wait for a worker. When it is full what waits is dropped and the "
+        "renditions go on, with a discontinuity, at the next cut.",
+    )
+    queue_bytes: int = Field(
+        default=32 * 1024 * 1024, ge=1024 * 1024, description="Bytes that may wait for a worker; the same policy."
+    )
+    shed: bool = Field(
+        default=True,
+        description="Let a worker that falls behind halve the frame rate of low-value rungs, then leave them out, "
+        "until it has caught up. The rendition `source` and the audio are never touched.",
+    )
+    shed_after_s: float = Field(default=0.7, ge=0.1, le=10.0, description="Seconds behind real time before shedding.")
+    stall_timeout_s: float = Field(
+        default=4.0,
+        ge=1.0,
+        le=60.0,
+        description="A worker that has work and makes no progress for so many seconds is killed and replaced.",
+    )
+    drain_timeout_s: float = Field(
+        default=5.0, ge=0.1, le=60.0, description="Seconds that a worker gets to finish what it has at the end."
+    )
+    crashes: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="A job whose workers die so many times within `crash_window_s` is given up.",
+    )
+    crash_window_s: float = Field(default=60.0, ge=1.0, description="See `crashes`.")
+    memory_bytes: int = Field(
+        default=2 * 1024 * 1024 * 1024,
+        ge=128 * 1024 * 1024,
+        description="Resident memory of one worker; one that grows past it says so and is replaced.",
+    )
+    nice: int = Field(
+        default=5, ge=0, le=19, description="How far workers stand back for the core and the edge (Unix nice level)."
+    )
+    threads: int = Field(
+        default=0, ge=0, le=64, description="Threads for one H.264 or H.265 encoder on the CPU; 0 lets us choose."
+    )

@@ -1,0 +1,75 @@
+"""What a worker leaves out when it falls behind, and when it takes it back. Pure: lag and time in, levels out.
+
+Level 0 is everything. Each level up halves the frame rate of one more rung, lowest value first; after all of them,
+each level leaves one more rung out (from the next cut on). The last rung and those not `sheddable` are never left
+out, and `source` is never thinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transcode.plan import VideoEncode
+
+STEP_S = 1.0
+"""Between two steps up: long enough to see whether the last one helped."""
+CALM_S = 15.0
+"""So long without lag before one step down."""
+CALM_SHARE = 0.3
+"""Of the threshold, under which the worker counts as keeping up."""
+
+
+class Shedder:
+    """Decides the level."""
+
+    def __init__(self, after_s: float) -> None:
+        self.after_s = after_s
+        """Lag, in seconds of media time, above which to shed; 0 never."""
+        self.level = 0
+        self._changed = 0.0
+        self._calm_since: float | None = None
+        self._before = 0.0
+
+    def look(self, lag_s: float, now: float, specs: Sequence[VideoEncode]) -> str:
+        """Take a measurement at `now` (seconds, any origin). Returns what changed, for a person, or nothing."""
+        if not self.after_s:
+            return ""
+        if lag_s > self.after_s * CALM_SHARE:
+            self._calm_since = None
+        elif self._calm_since is None:
+            self._calm_since = now
+        if now - self._changed < STEP_S:
+            return ""
+        if lag_s > self.after_s:
+            # A lag that shrinks is one that is being worked off.
+            before, self._before, self._changed = self._before, lag_s, now
+            if lag_s < before or self.level >= len(self._steps(specs)):
+                return ""
+            self.level += 1
+            return f"{lag_s:.1f} s behind real time: {self._tell(specs)}."
+        self._before = 0.0
+        if self.level and self._calm_since is not None and now - self._calm_since >= CALM_S:
+            self.level -= 1
+            self._changed = self._calm_since = now
+            return f"caught up: {self._tell(specs)}."
+        return ""
+
+    def thinned(self, specs: Sequence[VideoEncode]) -> frozenset[str]:
+        """Names of the rungs that keep half their frames."""
+        return frozenset(name for what, name in self._steps(specs)[: self.level] if what == "thin")
+
+    def off(self, specs: Sequence[VideoEncode]) -> frozenset[str]:
+        """Names of the rungs that are left out."""
+        return frozenset(name for what, name in self._steps(specs)[: self.level] if what == "off")
+
+    @staticmethod
+    def _steps(specs: Sequence[VideoEncode]) -> list[tuple[str, str]]:
+        names = [s.name for s in sorted(specs, key=lambda s: s.value) if s.sheddable]
+        return [("thin", name) for name in names] + [("off", name) for name in names[:-1]]
+
+    def _tell(self, specs: Sequence[VideoEncode]) -> str:
+        off = sorted(self.off(specs))
+        thin = sorted(self.thinned(specs) - self.off(specs))
+        parts = [f"{', '.join(thin)} at half the frame rate"] if thin else []
+        parts += [f"without {', '.join(off)}"] if off else []
+        return "; ".join(parts) or "everything is encoded again"

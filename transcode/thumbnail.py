@@ -1,0 +1,73 @@
+"""JPEG thumbnails of the source, in a thread of their own: a picture that finds the last one unfinished is left out."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from fractions import Fraction
+
+import av
+import structlog
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+
+from transcode.encoder import TIME_BASE
+from transcode.output import Output
+from transcode.rung import Shot
+
+log = structlog.get_logger(__name__)
+
+
+class Thumbnailer(threading.Thread):
+    """Scales and writes one JPEG at a time."""
+
+    def __init__(self, height: int, output: Output) -> None:
+        super().__init__(name="thumbnail", daemon=True)
+        self._height = height
+        self._output = output
+        self._queue: queue.Queue[Shot | None] = queue.Queue(1)
+        self._scaler = VideoReformatter()
+        self._encoder: VideoCodecContext | None = None
+
+    def offer(self, shot: Shot) -> None:
+        """Make a thumbnail of `shot`, or not, if busy. Never waits."""
+        try:
+            self._queue.put_nowait(shot)
+        except queue.Full:
+            log.debug("thumbnail_skipped", pts=shot.pts)
+
+    def finish(self) -> None:
+        """End the thread; waits for the picture at work."""
+        self._queue.put(None)
+        self.join()
+
+    def run(self) -> None:
+        while (shot := self._queue.get()) is not None:
+            try:
+                self._output.picture(shot.pts, self._jpeg(shot))
+            except av.FFmpegError as error:
+                log.warning("thumbnail_failed", error=str(error))
+
+    def _jpeg(self, shot: Shot) -> bytes:
+        source = shot.picture
+        height = min(self._height, source.height) // 2 * 2
+        aspect = Fraction(source.width, source.height) * shot.sample_aspect
+        width = max(2, round(height * aspect / 2) * 2)
+        picture = self._scaler.reformat(
+            source,
+            width,
+            height,
+            "yuvj420p",
+            interpolation=Interpolation.BILINEAR,
+            dst_color_range=ColorRange.JPEG,
+            threads=1,
+        )
+        if self._encoder is None or (self._encoder.width, self._encoder.height) != (width, height):
+            context = av.CodecContext.create("mjpeg", "w")
+            assert isinstance(context, VideoCodecContext)
+            context.width, context.height, context.pix_fmt = width, height, "yuvj420p"
+            context.time_base = TIME_BASE
+            context.color_range = 2
+            context.options = {"qmin": "4", "qmax": "8"}
+            self._encoder = context
+        return b"".join(bytes(packet) for packet in self._encoder.encode(picture))

@@ -1,0 +1,59 @@
+"""Framing between core and worker: sans-IO, so that a socket pair today can be TCP to another machine later.
+
+    frame = u32 header size | u32 payload size | header (msgpack, `messages`) | payload (raw bytes)
+
+Sizes are big-endian. Either end closes the connection on a frame that breaks this.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from media.errors import ProtocolError
+from transcode.messages import Message, pack, unpack
+
+_SIZES = struct.Struct(">II")
+
+MAX_HEADER_BYTES = 1024 * 1024
+"""A plan with every rung and both configurations is below 20 kB."""
+MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+"""More than any coded frame: an uncompressed 4K picture is 12 MB."""
+
+
+def frame(message: Message, payload: bytes = b"") -> tuple[bytes, bytes]:
+    """The two buffers to send: sizes with header, and payload (not copied)."""
+    header = pack(message)
+    return _SIZES.pack(len(header), len(payload)) + header, payload
+
+
+class Decoder:
+    """Bytes in, messages with their payloads out. Holds at most one frame."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[tuple[Message, bytes]]:
+        """All frames that are complete now. Raises `ProtocolError`; the decoder is of no use after that."""
+        buffer = self._buffer
+        buffer += data
+        frames: list[tuple[Message, bytes]] = []
+        position = 0
+        while len(buffer) - position >= _SIZES.size:
+            header_size, payload_size = _SIZES.unpack_from(buffer, position)
+            if header_size > MAX_HEADER_BYTES or payload_size > MAX_PAYLOAD_BYTES:
+                raise ProtocolError("A frame of the worker connection is larger than allowed.", slug="frame_too_large")
+            start = position + _SIZES.size
+            middle = start + header_size
+            end = middle + payload_size
+            if len(buffer) < end:
+                break
+            try:
+                message = unpack(bytes(buffer[start:middle]))
+            except msgspec.DecodeError as error:
+                raise ProtocolError(f"A header of the worker connection cannot be read: {error}.") from error
+            frames.append((message, bytes(buffer[middle:end])))
+            position = end
+        del buffer[:position]
+        return frames
