@@ -14,6 +14,9 @@ from media.track import Codec
 MAX_SET_BYTES = 4096
 """A parameter set larger than this is an attack, not a picture format: real ones have 10 to 200 bytes."""
 
+MAX_SETS = 64
+"""Parameter sets in one access unit; real streams have three to ten."""
+
 
 class Unit(NamedTuple):
     """A normalised access unit."""
@@ -57,6 +60,7 @@ def _from_h264(units: Sequence[bytes], config: bytes) -> Unit:
         elif kind not in (0, h264.AUD, h264.FILLER):
             keyframe = keyframe or kind == h264.IDR
             kept.append(unit)
+    _bound(sets)
     record: bytes | None = None
     if _news(sets, config):
         old = h264.parse_avcc(config) if config else None
@@ -78,6 +82,7 @@ def _from_hevc(units: Sequence[bytes], config: bytes) -> Unit:
             sets.append(unit)
         elif kind < 48 and kind not in (hevc.AUD, hevc.FILLER):
             kept.append(unit)
+    _bound(sets)
     record: bytes | None = None
     if _news(sets, config):
         old = hevc.parse_hvcc(config) if config else None
@@ -108,7 +113,14 @@ def four_byte_lengths(codec: Codec, config: bytes) -> bytes:
 
 def _news(sets: Iterable[bytes], config: bytes) -> bool:
     """True where one of the sets does not stand in the record, looked up with its length in front: costs no parsing."""
-    return any(len(unit).to_bytes(2, "big") + unit not in config for unit in sets if len(unit) <= 0xFFFF)
+    return any(len(unit).to_bytes(2, "big") + unit not in config for unit in sets)
+
+
+def _bound(sets: Sequence[bytes]) -> None:
+    if len(sets) > MAX_SETS or any(len(unit) > MAX_SET_BYTES for unit in sets):
+        raise ProtocolError(
+            "There are more or larger parameter sets than in any real stream.", slug="bad_parameter_set"
+        )
 
 
 def _merge(module: ModuleType, kind: int, fresh: Iterable[bytes], old: Iterable[bytes]) -> list[bytes]:
@@ -116,8 +128,6 @@ def _merge(module: ModuleType, kind: int, fresh: Iterable[bytes], old: Iterable[
     by_id: dict[int, bytes] = {}
     # Of two fresh sets with the same id the later one counts.
     for unit in reversed([unit for unit in fresh if module.nal_type(unit) == kind]):
-        if len(unit) > MAX_SET_BYTES:
-            raise ProtocolError("A parameter set is larger than any real one.", slug="bad_parameter_set")
         by_id.setdefault(module.set_id(unit), unit)
     fresh_ids = sorted(by_id)
     for unit in old:
