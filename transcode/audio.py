@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import cast
 
 import av
 import structlog
@@ -174,7 +175,10 @@ class AudioBranch(threading.Thread):
         if self._decoder is None or self._track != packet.track:
             self._track = packet.track
             self._decoder = _open_decoder(packet.track)
-        unit: AvPacket[AudioStream] = AvPacket(packet.data)
+        if not packet.data:
+            self.errors += 1  # libav would take it for the end of the stream
+            return
+        unit = cast("AvPacket[AudioStream]", AvPacket(packet.data))
         unit.pts = unit.dts = packet.pts
         unit.time_base = Fraction(1, packet.track.timescale)
         try:

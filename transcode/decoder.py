@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import av
 import structlog
 from av.codec.context import ThreadType
@@ -48,7 +50,10 @@ class VideoDecoder:
 
     def decode(self, packet: Packet) -> list[VideoFrame]:
         """Pictures that are ready. Broken packets give none, and are counted."""
-        unit: AvPacket[VideoStream] = AvPacket(packet.data)
+        if not packet.data:
+            self.errors += 1  # libav would take it for the end of the stream
+            return []
+        unit = cast("AvPacket[VideoStream]", AvPacket(packet.data))
         unit.pts, unit.dts, unit.duration = packet.pts, packet.dts, packet.duration
         unit.time_base = TIME_BASE
         return self._run(unit)

@@ -212,6 +212,7 @@ def _x265(spec: VideoEncode, threads: int, buffer_bits: int) -> dict[str, str]:
 def _svtav1(spec: VideoEncode) -> str:
     # Low delay (pred-struct=1) with constant bitrate (rc=2) is SVT-AV1's real-time mode.
     parameters = {
+        "rtc": "1",
         "pred-struct": "1",
         "rc": "2",
         "keyint": "-1",

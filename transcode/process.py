@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -72,6 +73,7 @@ class Process(asyncio.Protocol):
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,
                     start_new_session=True,
+                    env={"SVT_LOG": "1", **os.environ},  # SVT-AV1: errors only, not its banner
                 )  # fmt: skip
         except OSError as error:
             ours.close()
