@@ -1,0 +1,126 @@
+"""Lip sync and the keyframe grid, on fake clocks."""
+
+from __future__ import annotations
+
+import pytest
+
+from ingest.whip.keyframes import Pacer
+from ingest.whip.lipsync import LipSync
+from media.track import Kind
+
+MS = 1000
+S = 1_000_000
+
+
+def ntp(us: int) -> int:
+    return ((3_900_000_000 * S + us) << 32) // S
+
+
+def feed(sync: LipSync, *, late_ms: int, seconds: float, reports: bool, rtp0: int = 4_294_000_000) -> list[float]:
+    """A camera whose video arrives `late_ms` after its audio. Returns video minus audio, in ms, for each video frame,
+    where both were captured at the same time: 0 is right."""
+    errors = []
+    for frame in range(int(seconds * 25)):
+        captured_us = frame * 40 * MS
+        video = sync.place(Kind.VIDEO, (rtp0 + frame * 3600) % (1 << 32), 90_000, captured_us + late_ms * MS)
+        for part in range(2):
+            at_us = captured_us + part * 20 * MS
+            audio = sync.place(Kind.AUDIO, (77 + (frame * 2 + part) * 960) % (1 << 32), 48_000, at_us)
+            if not part:
+                errors.append(video / 90 - audio / 48)
+        if reports and frame % 25 == 10:
+            sync.report(Kind.VIDEO, ntp(captured_us), (rtp0 + frame * 3600) % (1 << 32))
+            sync.report(Kind.AUDIO, ntp(captured_us), 77 + frame * 2 * 960)
+    return errors
+
+
+def test_by_arrival_before_any_report() -> None:
+    errors = feed(LipSync(), late_ms=120, seconds=3, reports=False)
+    assert errors == [pytest.approx(120, abs=1)] * len(errors)
+
+
+def test_reports_lead_video_to_its_place_over_the_rtp_wrap() -> None:
+    sync = LipSync()
+    errors = feed(sync, late_ms=120, seconds=20, reports=True)
+    assert errors[0] == pytest.approx(120, abs=1)
+    assert abs(errors[-1]) < 1
+    assert sync.synchronised
+    assert sync.arrival_error_us == pytest.approx(-120 * MS, abs=MS)
+
+
+def test_video_never_goes_back_while_it_is_led() -> None:
+    sync = LipSync()
+    last = None
+    for frame in range(200):
+        at = sync.place(Kind.VIDEO, frame * 3600, 90_000, frame * 40 * MS + 150 * MS)
+        sync.place(Kind.AUDIO, frame * 1920, 48_000, frame * 40 * MS)
+        if frame == 20:
+            sync.report(Kind.VIDEO, ntp(frame * 40 * MS), frame * 3600)
+            sync.report(Kind.AUDIO, ntp(frame * 40 * MS), frame * 1920)
+        assert last is None or at > last
+        last = at
+
+
+def test_a_drift_of_the_sound_card_is_followed() -> None:
+    """Audio clock 200 ppm fast over an hour, a report a second: never 5 ms off at the middle of a second."""
+    sync = LipSync()
+    worst = 0.0
+    for second in range(3_600):
+        us = second * S
+        audio_rtp = round(second * 48_000 * 1.0002)
+        video = sync.place(Kind.VIDEO, (second * 90_000) % (1 << 32), 90_000, us)
+        audio = sync.place(Kind.AUDIO, audio_rtp % (1 << 32), 48_000, us)
+        sync.report(Kind.VIDEO, ntp(us), (second * 90_000) % (1 << 32))
+        sync.report(Kind.AUDIO, ntp(us), audio_rtp % (1 << 32))
+        worst = max(worst, abs(video / 90 - audio / 48))
+    assert worst < 5
+
+
+def test_reports_without_a_common_clock_are_not_believed() -> None:
+    sync = LipSync()
+    sync.place(Kind.VIDEO, 0, 90_000, 0)
+    sync.place(Kind.AUDIO, 0, 48_000, 0)
+    sync.report(Kind.VIDEO, ntp(0), 0)
+    sync.report(Kind.AUDIO, ntp(3_600 * S), 0)
+    assert not sync.synchronised
+    sync.report(Kind.AUDIO, 0, 0)
+    assert sync.refused_reports == 2
+
+
+def run(pacer: Pacer, seconds: int, natural_us: int | None, answer_us: int | None) -> list[int]:
+    """Ticks of 20 ms; an encoder with keyframes of its own each `natural_us`, and answers after `answer_us`."""
+    keys, answer_at = [], None
+    for now in range(0, seconds * S, 20 * MS):
+        if (natural_us and now % natural_us == 0) or (answer_at is not None and now >= answer_at) or now == 0:
+            keys.append(now)
+            pacer.keyframe(now)
+            answer_at = None
+        if pacer.wants(now, urgent=False) and answer_us is not None:
+            answer_at = now + answer_us
+    return keys
+
+
+def test_an_encoder_that_only_answers_keeps_the_grid() -> None:
+    pacer = Pacer(2 * S)
+    keys = run(pacer, 62, None, 180 * MS)
+    steps = [after - before for before, after in zip(keys[1:], keys[2:], strict=False)]
+    assert len(keys) == 31
+    assert all(abs(step - 2 * S) <= 20 * MS for step in steps)
+
+
+def test_an_encoder_with_a_good_interval_is_left_alone() -> None:
+    pacer = Pacer(2 * S)
+    run(pacer, 60, 2 * S, 180 * MS)
+    assert pacer.requests == 0
+
+
+def test_an_encoder_that_does_not_listen_is_asked_once_a_second() -> None:
+    pacer = Pacer(2 * S)
+    run(pacer, 32, None, None)
+    assert 28 <= pacer.requests <= 31
+
+
+def test_loss_asks_at_once_and_then_patiently() -> None:
+    pacer = Pacer(2 * S)
+    asked = [at for at in range(0, 2000, 20) if pacer.wants(at * MS, urgent=True)]
+    assert asked == [0, 400, 800, 1200, 1600]
