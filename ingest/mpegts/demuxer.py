@@ -80,6 +80,8 @@ class Demuxer:
         for skipped, run in self._framer.flush():
             self._run(skipped, run)
         for stream in self._streams.values():
+            if stream.assembler.cut_off:
+                self._lose(stream.assembler.pid, 0, "truncated")
             self._finish(stream)
             self._events += stream.media.flush()
         return self._drain()
@@ -132,11 +134,10 @@ class Demuxer:
     def _discontinuity(self, head: Head) -> None:
         """The counter and, on the clock's PID, the time base start anew with this packet (2.4.3.5)."""
         stream = self._streams.get(head.pid)
-        if stream is not None:
-            # In the middle of a PES packet the counter is still held to: what it skips is missing.
-            if head.start and head.payload is not None:
-                self._finish(stream)
-                stream.assembler.expected = _CLEAR | head.counter
+        # In the middle of a PES packet the counter is still held to: what it skips is missing.
+        if stream is not None and head.start and head.payload is not None:
+            self._finish(stream)
+            stream.assembler.expected = _CLEAR | head.counter
         self._section_counters.pop(head.pid, None)
         if stream is not None or head.pid == self._pcr_pid:
             self._events.append(Discontinuity(head.pid, head.pid == self._pcr_pid))

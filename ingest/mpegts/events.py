@@ -58,7 +58,7 @@ class Lost:
     packets: int
     """TS packets missed, as far as a 4-bit counter can tell (1 .. 15); 0 where the count is not known."""
     reason: str
-    """Slug: `continuity`, `transport_error`, `too_large`, `bad_pes`, `bad_unit`, `scrambled`."""
+    """Slug: `continuity`, `transport_error`, `too_large`, `bad_pes`, `bad_unit`, `no_stamp`, `truncated`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ from media.errors import ProtocolError
 _WITHOUT_HEADER = frozenset((0xBC, 0xBE, 0xBF, 0xF0, 0xF1, 0xF2, 0xF8, 0xFF))
 """stream_id without the optional header (table 2-21): maps, padding, private_stream_2, entitlements."""
 
+_FULL = 184
+"""Payload of a TS packet without an adaptation field."""
+
 
 class Pes(NamedTuple):
     """A PES packet."""
@@ -69,6 +72,14 @@ class Assembler:
     @property
     def too_large(self) -> bool:
         return self.open and self.size > self._bound
+
+    @property
+    def cut_off(self) -> bool:
+        """At the end of the stream: whether the packet that is open was not yet over.
+
+        Without a length only the stuffing tells: a packet's last TS packet is hardly ever full.
+        """
+        return self.open and not self.whole and (self.limit <= self._bound or len(self.chunks[-1]) == _FULL)
 
     def begin(self, payload: bytes) -> None:
         """Start a packet with the payload of the TS packet that begins it."""
