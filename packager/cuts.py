@@ -1,0 +1,92 @@
+"""The cuts of a presentation, numbered: a short memory that all renditions look up.
+
+Indexes of a broadcast become media sequence numbers; a later broadcast under the same presentation goes on counting,
+and a cut of our own (audio must go on while video is silent) moves all that follow by one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from media.clock import VIDEO_TIMESCALE, rescale
+from media.cut import Cut
+from packager.model import Boundary
+
+REMEMBERED = 128
+"""Cuts kept for renditions that lag: minutes, where seconds are normal."""
+
+
+class Cuts:
+    """Not thread-safe; one per presentation."""
+
+    def __init__(self) -> None:
+        self._known: deque[Boundary] = deque(maxlen=REMEMBERED)
+        self._first_of_broadcast = True
+        self.eras: dict[int, Boundary] = {}
+        """For each discontinuity number the cut that opened it; the newest `REMEMBERED` of them."""
+        self.start_us = 0
+        """Wall clock of the very first cut."""
+
+    @property
+    def last(self) -> Boundary | None:
+        return self._known[-1] if self._known else None
+
+    @property
+    def started(self) -> bool:
+        """Whether the current broadcast has a cut."""
+        return not self._first_of_broadcast
+
+    def add(self, cut: Cut) -> Boundary:
+        """A cut that was decided upstream. Its index is its number, unless an earlier broadcast or `invent` took it."""
+        last = self.last
+        if self._first_of_broadcast:
+            self._first_of_broadcast = False
+            msn = last.msn + 1 if last else cut.index
+            return self._append(msn, cut.pts, cut.wall_us, last is not None or cut.discontinuity)
+        assert last is not None
+        pts, discontinuity = cut.pts, cut.discontinuity
+        if pts <= last.pts:  # video came back before a cut of our own
+            pts, discontinuity = last.pts + 1, True
+        return self._append(last.msn + 1, pts, cut.wall_us, discontinuity)
+
+    def invent(self, length_s: int) -> Boundary:
+        """A cut of our own, one nominal length after the last."""
+        last = self.last
+        assert last is not None
+        pts, wall_us = last.pts + length_s * VIDEO_TIMESCALE, last.wall_us + length_s * 1_000_000
+        return self._append(last.msn + 1, pts, wall_us, False)
+
+    def restart(self) -> None:
+        """The next cut is the first of another broadcast, with a timeline of its own."""
+        self._first_of_broadcast = True
+
+    def _append(self, msn: int, pts: int, wall_us: int, discontinuity: bool) -> Boundary:
+        last = self.last
+        count = (last.discontinuities if last else 0) + (1 if discontinuity else 0)
+        boundary = Boundary(msn, pts, wall_us, discontinuity, count)
+        self._known.append(boundary)
+        if last is None:
+            self.start_us = wall_us
+        if self.eras.setdefault(count, boundary) is boundary and len(self.eras) > REMEMBERED:
+            del self.eras[min(self.eras)]
+        return boundary
+
+    def after(self, msn: int) -> list[Boundary]:
+        """All known cuts with a higher number, oldest first."""
+        return [known for known in self._known if known.msn > msn]
+
+    def latest(self, pts: int, timescale: int, above: int) -> Boundary | None:
+        """The newest cut at or before `pts` with a number higher than `above`; None if there is none."""
+        for known in reversed(self._known):
+            if known.msn <= above:
+                return None
+            if rescale(known.pts, VIDEO_TIMESCALE, timescale) <= pts:
+                return known
+        return None
+
+    def get(self, msn: int) -> Boundary | None:
+        """The cut of that number, if it is still remembered."""
+        if not self._known:
+            return None
+        place = msn - self._known[0].msn
+        return self._known[place] if 0 <= place < len(self._known) else None

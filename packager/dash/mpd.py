@@ -1,0 +1,223 @@
+"""Renders the MPD over the same segments as HLS: one manifest for low-latency and ordinary DASH players.
+
+`$Number$` with a SegmentTimeline; one Period for each stretch between discontinuities, whose start and
+presentationTimeOffset come from the cut that opened it and so never change; availabilityTimeOffset with chunked
+delivery of the segment in the making. When the broadcast has ended the MPD is static.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from xml.sax.saxutils import quoteattr
+
+from media.clock import VIDEO_TIMESCALE, rescale
+from media.track import Codec, Kind
+from packager.dash.timeline import length_of, runs, segments_of
+from packager.hls.multivariant import Entry
+from packager.hls.text import instant
+from packager.model import Boundary, Segment, Window
+
+UTC_TIMING = '<UTCTiming schemeIdUri="urn:mpeg:dash:utc:http-iso:2014" value="time"/>'
+"""Our own clock; without one dash.js asks a public server."""
+
+_CHANNELS = "urn:mpeg:dash:23003:3:audio_channel_configuration:2011"
+_VIDEO_SETS = {Codec.H264: 1, Codec.HEVC: 2, Codec.AV1: 3}
+_AUDIO_SETS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the MPD says of the presentation as a whole. Clocks in microseconds since 1970."""
+
+    start_us: int
+    """availabilityStartTime: wall clock of the first cut. Never changes."""
+    eras: Mapping[int, Boundary]
+    """For each discontinuity number the cut that opened it."""
+    published_us: int
+    part_length: Fraction
+    """Seconds."""
+    latency_s: float
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """One AdaptationSet: representations among which a player may switch."""
+
+    id: int
+    kind: Kind
+    entries: list[Entry]
+
+
+def render(entries: Sequence[Entry], windows: Mapping[str, Window], facts: Facts) -> bytes:
+    """The MPD as UTF-8. Every entry has a window."""
+    target_s = next(iter(windows.values())).target_s if windows else 2
+    eras = sorted({s.boundary.discontinuities for e in entries for s in windows[e.rendition.name].shown})
+    eras = [era for era in eras if era in facts.eras]
+    periods: list[str] = []
+    total = Fraction(0)
+    for position, era in enumerate(eras):
+        found = _period(entries, windows, facts, era, last=position == len(eras) - 1, begin=total)
+        if found is not None:
+            periods.append(found[0])
+            total += found[1]
+    head = ['<?xml version="1.0" encoding="UTF-8"?>', _root(facts, windows, target_s, total)]
+    if not facts.ended:
+        latency_ms = round(facts.latency_s * 1000)
+        head.append('<ServiceDescription id="0">')
+        head.append(f'<Latency target="{latency_ms}" min="{latency_ms // 2}" max="{latency_ms * 2}" referenceId="1"/>')
+        head.append('<PlaybackRate min="0.96" max="1.04"/></ServiceDescription>')
+    tail = ["</MPD>", ""] if facts.ended else [UTC_TIMING, "</MPD>", ""]
+    return "\n".join([*head, *periods, *tail]).encode()
+
+
+def _root(facts: Facts, windows: Mapping[str, Window], target_s: int, total: Fraction) -> str:
+    profiles = "urn:mpeg:dash:profile:isoff-live:2011,urn:mpeg:dash:profile:cmaf:2019"
+    common = (
+        f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" minBufferTime="{_duration(2 * facts.part_length)}"'
+        f' maxSegmentDuration="{_duration(Fraction(target_s) + Fraction(1, 2))}"'
+    )
+    if facts.ended:
+        return f'{common} type="static" profiles="{profiles}" mediaPresentationDuration="{_duration(total)}">'
+    depth = max((sum((_seconds(s) for s in w.segments), Fraction(0)) for w in windows.values()), default=Fraction(0))
+    profiles += ",http://www.dashif.org/guidelines/low-latency-live-v5"
+    return (
+        f'{common} type="dynamic" profiles="{profiles}" availabilityStartTime="{instant(facts.start_us)}"'
+        f' publishTime="{instant(facts.published_us)}" minimumUpdatePeriod="{_duration(Fraction(target_s, 2))}"'
+        f' timeShiftBufferDepth="{_duration(max(depth, Fraction(target_s)))}"'
+        f' suggestedPresentationDelay="{_duration(Fraction(facts.latency_s).limit_denominator(1000))}">'
+    )
+
+
+def _period(
+    entries: Sequence[Entry], windows: Mapping[str, Window], facts: Facts, era: int, *, last: bool, begin: Fraction
+) -> tuple[str, Fraction] | None:
+    """The Period and its length in seconds (of what is listed); None where nothing of it is left."""
+    listed = {e.rendition.name: segments_of(windows[e.rendition.name], era) for e in entries}
+    shown = [e for e in entries if listed[e.rendition.name]]
+    if not shown:
+        return None
+    opened = facts.eras[era]
+    origin = opened.pts
+    ends = [_end(listed[e.rendition.name][-1], windows[e.rendition.name]) for e in shown]
+    if facts.ended:  # a recording: it starts with what is left
+        firsts = [listed[e.rendition.name][0].boundary.pts for e in shown]
+        origin = min(firsts)
+        start = begin
+        length = max(ends) - Fraction(origin, VIDEO_TIMESCALE)
+        times = f'start="{_duration(start)}" duration="{_duration(length)}"'
+    else:
+        start = Fraction(opened.wall_us - facts.start_us, 1_000_000)
+        length = max(ends) - Fraction(origin, VIDEO_TIMESCALE)
+        times = f'start="{_duration(start)}"'
+    lines = [f'<Period id="p{era}" {times}>']
+    for group in _sets(shown):
+        lines += _adaptation_set(group, windows, listed, facts, opened, origin)
+    lines.append("</Period>")
+    return "\n".join(lines), length
+
+
+def _sets(entries: Sequence[Entry]) -> list[_Set]:
+    sets: dict[int, _Set] = {}
+    for entry in entries:
+        if entry.rendition.kind is Kind.VIDEO:
+            number = _VIDEO_SETS.get(entry.track.codec, 9)
+        else:
+            number = _AUDIO_SETS + entry.order
+        sets.setdefault(number, _Set(number, entry.rendition.kind, [])).entries.append(entry)
+    return list(sets.values())
+
+
+def _adaptation_set(
+    group: _Set,
+    windows: Mapping[str, Window],
+    listed: Mapping[str, list[Segment]],
+    facts: Facts,
+    opened: Boundary,
+    origin: int,
+) -> list[str]:
+    first = group.entries[0]
+    rendition, track = first.rendition, first.track
+    offset = rescale(origin, VIDEO_TIMESCALE, track.timescale)
+    target = windows[rendition.name].target_s
+    video = group.kind is Kind.VIDEO
+    attributes = f'id="{group.id}" contentType="{group.kind.value}" mimeType="{group.kind.value}/mp4"'
+    attributes += ' segmentAlignment="true" startWithSAP="1"'
+    if rendition.language != "und":
+        attributes += f" lang={quoteattr(rendition.language)}"
+    lines = [f"<AdaptationSet {attributes}>"]
+    if not video:
+        lines.append(f'<AudioChannelConfiguration schemeIdUri="{_CHANNELS}" value="{max(1, track.channels)}"/>')
+    if rendition.label:
+        lines.append(f"<Label>{_text(rendition.label)}</Label>")
+    early = ""
+    if not facts.ended:
+        lines.append(
+            f'<ProducerReferenceTime id="{group.id}" inband="true" type="captured"'
+            f' wallClockTime="{instant(opened.wall_us)}" presentationTime="{offset}">'
+            f"{UTC_TIMING}</ProducerReferenceTime>"
+        )
+        early = f' availabilityTimeOffset="{_decimal(target - facts.part_length)}" availabilityTimeComplete="false"'
+    if not video:
+        role = "main" if rendition.default or group.id == _AUDIO_SETS else "alternate"
+        lines.append(f'<Role schemeIdUri="urn:mpeg:dash:role:2011" value="{role}"/>')
+    epoch = windows[rendition.name].epoch
+    lines.append(
+        f'<SegmentTemplate timescale="{track.timescale}" presentationTimeOffset="{offset}"'
+        f' media="$RepresentationID$/seg-{epoch}-$Number$.m4s"{early}/>'
+    )
+    for entry in group.entries:
+        lines += _representation(entry, windows[entry.rendition.name], listed[entry.rendition.name], offset)
+    lines.append("</AdaptationSet>")
+    return lines
+
+
+def _representation(entry: Entry, window: Window, segments: list[Segment], offset: int) -> list[str]:
+    track, name = entry.track, entry.rendition.name
+    attributes = f'id={quoteattr(name)} bandwidth="{entry.peak}" codecs={quoteattr(entry.codec)}'
+    if track.kind is Kind.VIDEO:
+        aspect = track.sample_aspect
+        attributes += f' width="{track.width}" height="{track.height}" sar="{aspect.numerator}:{aspect.denominator}"'
+        if entry.frame_rate:
+            rate = entry.frame_rate.limit_denominator(1001)
+            attributes += f' frameRate="{rate.numerator}/{rate.denominator}"'
+    else:
+        attributes += f' audioSamplingRate="{track.sample_rate}"'
+    init = segments[0].init
+    lines = [f"<Representation {attributes}>"]
+    lines.append(
+        f'<SegmentTemplate initialization="$RepresentationID$/{init.name if init else ""}"'
+        f' startNumber="{segments[0].msn}"><SegmentTimeline>'
+    )
+    end: int | None = None
+    for run in runs(segments, window):
+        start = f' t="{run.start}"' if run.start != end else ""
+        repeat = f' r="{run.count - 1}"' if run.count > 1 else ""
+        lines.append(f'<S{start} d="{run.duration}"{repeat}/>')
+        end = run.start + run.duration * run.count
+    lines.append("</SegmentTimeline></SegmentTemplate></Representation>")
+    return lines
+
+
+def _end(segment: Segment, window: Window) -> Fraction:
+    return Fraction(segment.start + length_of(segment, window), segment.timescale)
+
+
+def _seconds(segment: Segment) -> Fraction:
+    return Fraction(segment.duration, segment.timescale)
+
+
+def _duration(seconds: Fraction) -> str:
+    return f"PT{_decimal(seconds)}S"
+
+
+def _decimal(seconds: Fraction) -> str:
+    micros = round(max(seconds, Fraction(0)) * 1_000_000)
+    text = f"{micros // 1_000_000}.{micros % 1_000_000:06d}".rstrip("0")
+    return text + "0" if text.endswith(".") else text
+
+
+def _text(value: str) -> str:
+    return value.replace("&", "&amp;").replace("<", "&lt;")

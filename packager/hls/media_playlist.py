@@ -1,0 +1,142 @@
+"""Renders a media playlist from a window: full, or as a delta update (RFC 8216bis 4.4.3 to 4.4.5, 6.2.5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from packager.hls.text import decimal, instant, seconds
+from packager.model import Init, Segment, Window, part_name, segment_name
+
+HOLD_BACK_TARGETS = 3
+SKIP_UNTIL_TARGETS = 6
+"""CAN-SKIP-UNTIL in target durations, the least that the rules allow."""
+PARTS_TARGETS = 3
+"""Parts are listed for segments within this many target durations of the live edge."""
+
+VERSION = 6
+"""EXT-X-MAP in a playlist that is not I-frames only."""
+VERSION_SKIP = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a playlist says of another rendition (4.4.5.4)."""
+
+    name: str
+    msn: int
+    part: int
+
+
+def part_hold_back(part_target: Fraction) -> Fraction:
+    """Three times PART-TARGET (APPLE 14.3)."""
+    return 3 * part_target
+
+
+def reports(windows: Iterable[Window], without: str) -> list[Report]:
+    """Rendition reports of all playlists but one."""
+    found = []
+    for window in windows:
+        if window.rendition.name != without:
+            msn, part = window.last_part
+            if msn >= 0:
+                found.append(Report(window.rendition.name, msn, part))
+    return found
+
+
+def render(window: Window, others: Iterable[Report] = (), *, delta: bool = False) -> bytes:
+    """The playlist as UTF-8. With `delta`, older segments are skipped where there are any to skip."""
+    skipped = _skippable(window) if delta and not window.ended else 0
+    shown = window.shown
+    lines = ["#EXTM3U", f"#EXT-X-VERSION:{VERSION_SKIP if skipped else VERSION}"]
+    lines += _header(window, shown)
+    if skipped:
+        lines.append(f"#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}")
+    parts_from = _parts_from(window, shown)
+    init: Init | None = shown[skipped - 1].init if skipped else None
+    for segment in shown[skipped:]:
+        if segment.init is not None and segment.init is not init:
+            init = segment.init
+            # A delta must resolve on its own: the first kept segment states its map even if unchanged.
+            lines_map = f'#EXT-X-MAP:URI="{init.name}"'
+        else:
+            lines_map = ""
+        lines += _segment(window, segment, lines_map, segment.msn >= parts_from)
+    if window.ended:
+        lines.append("#EXT-X-ENDLIST")
+    else:
+        msn, index = window.next_part
+        lines.append(f'#EXT-X-PRELOAD-HINT:TYPE=PART,URI="{part_name(window.epoch, msn, index)}"')
+        lines += [_report(report) for report in others]
+    lines.append("")
+    return "\n".join(lines).encode()
+
+
+def _header(window: Window, shown: tuple[Segment, ...]) -> list[str]:
+    lines = [f"#EXT-X-TARGETDURATION:{window.target_s}"]
+    if not window.ended:
+        hold = decimal(part_hold_back(window.part_target))
+        lines.append(
+            f"#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK={hold},"
+            f"CAN-SKIP-UNTIL={SKIP_UNTIL_TARGETS * window.target_s}.0,HOLD-BACK={HOLD_BACK_TARGETS * window.target_s}.0"
+        )
+    lines.append(f"#EXT-X-PART-INF:PART-TARGET={decimal(window.part_target)}")
+    lines.append(f"#EXT-X-MEDIA-SEQUENCE:{shown[0].msn if shown else window.first_msn}")
+    # Always present: any live stream may come to a discontinuity (APPLE 8.17).
+    lines.append(f"#EXT-X-DISCONTINUITY-SEQUENCE:{window.discontinuity_sequence}")
+    lines.append("#EXT-X-INDEPENDENT-SEGMENTS")
+    return lines
+
+
+def _segment(window: Window, segment: Segment, map_line: str, with_parts: bool) -> list[str]:
+    lines = []
+    # Tags that apply to the segment stand before its first part (4.4.4.9).
+    if segment.boundary.discontinuity:
+        lines.append("#EXT-X-DISCONTINUITY")
+    if map_line:
+        lines.append(map_line)
+    lines.append(f"#EXT-X-PROGRAM-DATE-TIME:{instant(segment.wall_us)}")
+    if segment.gap:
+        lines.append("#EXT-X-GAP")
+    if with_parts:
+        for part in segment.parts:
+            independent = ",INDEPENDENT=YES" if part.independent else ""
+            lines.append(
+                f"#EXT-X-PART:DURATION={seconds(part.duration, segment.timescale)},"
+                f'URI="{part_name(window.epoch, segment.msn, part.index)}"{independent}'
+            )
+    if segment.complete:
+        lines.append(f"#EXTINF:{seconds(segment.duration, segment.timescale)},")
+        lines.append(segment_name(window.epoch, segment.msn))
+    return lines
+
+
+def _report(report: Report) -> str:
+    part = f",LAST-PART={report.part}" if report.part >= 0 else ""
+    return f'#EXT-X-RENDITION-REPORT:URI="../{report.name}/media.m3u8",LAST-MSN={report.msn}{part}'
+
+
+def _parts_from(window: Window, shown: tuple[Segment, ...]) -> int:
+    """Lowest number of a segment whose parts are still listed."""
+    if window.ended:
+        return shown[-1].msn + 1 if shown else 0
+    length = Fraction(0)
+    for segment in reversed(shown):
+        if length > PARTS_TARGETS * window.target_s:
+            return segment.msn + 1
+        length += Fraction(segment.duration, segment.timescale)
+    return 0
+
+
+def _skippable(window: Window) -> int:
+    """How many segments lie before the Skip Boundary, counted from the end of the last segment (6.2.5.1)."""
+    boundary = Fraction(SKIP_UNTIL_TARGETS * window.target_s)
+    length = Fraction(0)
+    shown = window.shown
+    for count, segment in enumerate(reversed(shown)):
+        length += Fraction(segment.duration, segment.timescale)
+        if length >= boundary:
+            # `segment` reaches the boundary and stays; what is older goes.
+            return len(shown) - count - 1
+    return 0

@@ -1,0 +1,115 @@
+"""Renders the multivariant playlist: a variant for every video rendition, audio in groups by codec (4.4.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from media.codecs import codec_string
+from media.errors import HeadraceError
+from media.rendition import Rendition
+from media.track import Codec, Kind, Track
+from packager.cmaf.entries import colour_of
+from packager.hls.text import quoted
+
+_PQ, _HLG = 16, 18
+"""transfer_characteristics of ISO/IEC 23091-2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One rendition as it is to be listed."""
+
+    rendition: Rendition
+    track: Track
+    peak: int
+    """Bits per second."""
+    average: int
+    frame_rate: Fraction | None = None
+    order: int = 0
+    """Place in the declared list; stable for the life of a broadcast."""
+
+    @property
+    def codec(self) -> str:
+        return codec_string(self.track)
+
+
+def render(entries: Sequence[Entry]) -> bytes:
+    """The playlist as UTF-8; variants in the order of `entries`."""
+    videos = [e for e in entries if e.rendition.kind is Kind.VIDEO]
+    audios = [e for e in entries if e.rendition.kind is Kind.AUDIO]
+    lines = ["#EXTM3U", "#EXT-X-VERSION:6", "#EXT-X-INDEPENDENT-SEGMENTS"]
+    groups = _groups(audios)
+    if videos:
+        for group, members in groups:
+            lines += [_media(group, entry, entry is _default(members)) for entry in members]
+    with_range = any(video_range(e.track) != "SDR" for e in videos)
+    for video in videos:
+        if not groups:
+            lines += _variant(video, None, [], with_range)
+        for group, members in groups:
+            lines += _variant(video, group, members, with_range)
+    if not videos:
+        for group, members in groups:
+            if len(members) > 1:
+                lines += [_media(group, entry, entry is _default(members)) for entry in members]
+            lines += _sound_only(_default(members), group if len(members) > 1 else None)
+    lines.append("")
+    return "\n".join(lines).encode()
+
+
+def _groups(audios: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
+    codecs = list(dict.fromkeys(e.track.codec for e in audios))
+    if len(codecs) == 1:
+        return [("audio", list(audios))]
+    return [(f"audio-{codec.value}", [e for e in audios if e.track.codec is codec]) for codec in codecs]
+
+
+def _default(members: Sequence[Entry]) -> Entry:
+    return next((e for e in members if e.rendition.default), members[0])
+
+
+def _media(group: str, entry: Entry, default: bool) -> str:
+    rendition = entry.rendition
+    name = rendition.label or entry.track.name or rendition.name
+    return (
+        f"#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID={quoted(group)},NAME={quoted(name)},"
+        f"LANGUAGE={quoted(rendition.language)},DEFAULT={'YES' if default else 'NO'},AUTOSELECT=YES,"
+        f'CHANNELS="{max(1, entry.track.channels)}",URI="{rendition.name}/media.m3u8"'
+    )
+
+
+def _variant(video: Entry, group: str | None, audios: Sequence[Entry], with_range: bool) -> list[str]:
+    codecs = list(dict.fromkeys([video.codec, *(e.codec for e in audios)]))
+    attributes = [
+        f"BANDWIDTH={video.peak + max((e.peak for e in audios), default=0)}",
+        f"AVERAGE-BANDWIDTH={video.average + max((e.average for e in audios), default=0)}",
+        f"CODECS={quoted(','.join(codecs))}",
+        f"RESOLUTION={video.track.width}x{video.track.height}",
+    ]
+    if video.frame_rate:
+        attributes.append(f"FRAME-RATE={float(video.frame_rate):.3f}")
+    if with_range:
+        attributes.append(f"VIDEO-RANGE={video_range(video.track)}")
+    if group is not None:
+        attributes.append(f"AUDIO={quoted(group)}")
+    return ["#EXT-X-STREAM-INF:" + ",".join(attributes), f"{video.rendition.name}/media.m3u8"]
+
+
+def _sound_only(entry: Entry, group: str | None) -> list[str]:
+    attributes = f"BANDWIDTH={entry.peak},AVERAGE-BANDWIDTH={entry.average},CODECS={quoted(entry.codec)}"
+    if group is not None:
+        attributes += f",AUDIO={quoted(group)}"
+    return ["#EXT-X-STREAM-INF:" + attributes, f"{entry.rendition.name}/media.m3u8"]
+
+
+def video_range(track: Track) -> str:
+    """SDR, PQ or HLG, from the transfer function that the bitstream states."""
+    if track.codec not in (Codec.H264, Codec.HEVC, Codec.AV1):
+        return "SDR"
+    try:
+        colour = colour_of(track)
+    except HeadraceError:
+        return "SDR"
+    return {_PQ: "PQ", _HLG: "HLG"}.get(colour.transfer if colour else 2, "SDR")

@@ -1,0 +1,133 @@
+"""What the packager makes: parts, segments, and the immutable window from which playlists are rendered.
+
+Times are integers in the rendition's own timescale, on the stream's timeline; wall clocks in microseconds since 1970.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from media.rendition import Rendition
+from media.track import Track
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """A cut as the packager knows it: numbered across broadcasts, with the count of discontinuities so far."""
+
+    msn: int
+    pts: int
+    """90 kHz."""
+    wall_us: int
+    discontinuity: bool
+    discontinuities: int
+    """How many cuts up to this one, itself included, are discontinuities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """A CMAF header and the track that it describes."""
+
+    name: str
+    track: Track
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One CMAF chunk: an LL-HLS part, and a piece of the segment's own bytes."""
+
+    index: int
+    start: int
+    duration: int
+    independent: bool
+    data: bytes
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment of one rendition, complete or in the making; its bytes are its parts' bytes joined."""
+
+    boundary: Boundary
+    init: Init | None
+    """None only for a gap before the rendition's first packet."""
+    timescale: int
+    start: int
+    duration: int
+    """Sum of the parts; for a gap, the time that is absent."""
+    parts: tuple[Part, ...]
+    complete: bool = False
+    gap: bool = False
+    size_bytes: int = 0
+
+    @property
+    def msn(self) -> int:
+        return self.boundary.msn
+
+    @property
+    def wall_us(self) -> int:
+        """Wall clock of the first sample: the cut's, moved by how far the sample lies from the cut."""
+        cut_us = self.boundary.pts * 1_000_000 // 90_000
+        return self.boundary.wall_us + self.start * 1_000_000 // self.timescale - cut_us
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is available of one rendition at one instant."""
+
+    rendition: Rendition
+    epoch: str
+    """Goes into every file name, so that no two broadcasts share a URL."""
+    version: int
+    """Grows with every change; for entity tags."""
+    target_s: int
+    part_target: Fraction
+    """Seconds; the same in all renditions and for all time."""
+    segments: tuple[Segment, ...]
+    """Complete ones, oldest first, without holes in their numbers."""
+    current: Segment | None
+    """The one being made, with the parts published so far."""
+    ended: bool
+    next_part: tuple[int, int]
+    """(msn, index) of the part that is expected next."""
+    first_msn: int
+
+    @property
+    def last_complete(self) -> int:
+        """Media sequence number of the last complete segment; one less than the first if there is none."""
+        return self.segments[-1].msn if self.segments else self.first_msn - 1
+
+    @property
+    def last_part(self) -> tuple[int, int]:
+        """(msn, index) of the newest part; index -1 where the newest thing is a segment without parts."""
+        if self.current is not None and self.current.parts:
+            return self.current.msn, len(self.current.parts) - 1
+        return self.last_complete, len(self.segments[-1].parts) - 1 if self.segments else -1
+
+    @property
+    def shown(self) -> tuple[Segment, ...]:
+        """Complete segments and the one being made, if it has parts."""
+        if self.current is not None and self.current.parts:
+            return (*self.segments, self.current)
+        return self.segments
+
+    @property
+    def discontinuity_sequence(self) -> int:
+        """EXT-X-DISCONTINUITY-SEQUENCE: discontinuities before the first listed segment, whose own still shows."""
+        shown = self.shown
+        if not shown:
+            return self.current.boundary.discontinuities if self.current else 0
+        first = shown[0].boundary
+        return first.discontinuities - (1 if first.discontinuity else 0)
+
+
+def segment_name(epoch: str, msn: int) -> str:
+    """File name of a segment, relative to its rendition."""
+    return f"seg-{epoch}-{msn}.m4s"
+
+
+def part_name(epoch: str, msn: int, index: int) -> str:
+    """File name of a part, relative to its rendition."""
+    return f"part-{epoch}-{msn}.{index}.m4s"

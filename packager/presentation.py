@@ -1,0 +1,419 @@
+"""A presentation: everything that viewers of one playback id can fetch. Packets and cuts in, windows out.
+
+The shell around `segmenter`, `lockstep` and `shelf`: it owns the clock and the one timer. Lives on the core's event
+loop; every method returns at once, and only `wait` waits.
+
+| a presentation is | playlists |
+|---|---|
+| new: nothing published | none |
+| live | grow |
+| ended (`end`) | closed with EXT-X-ENDLIST; the MPD is static |
+| live again (`restart`) | go on with the next number, at a discontinuity |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+
+import structlog
+
+from media.clock import VIDEO_TIMESCALE, rescale
+from media.cut import Cut
+from media.errors import HeadraceError
+from media.packet import Packet
+from media.rendition import Rendition
+from media.track import Kind, Track
+from packager.cuts import Cuts
+from packager.grid import Grid, choose
+from packager.lockstep import Lockstep
+from packager.model import Boundary, Window
+from packager.rates import Rates
+from packager.segmenter import Audio, Event, Made, Video, lane
+from packager.settings import PackagerSettings
+from packager.shelf import MIN_LISTED, Shelf
+
+log = structlog.get_logger(__name__)
+
+MAX_STRETCH_S = 0.45
+"""A segment longer than nominal by more than this would round to more than EXT-X-TARGETDURATION."""
+
+SILENT_SEGMENTS = 2
+"""A rendition that is this many segments behind the others without a word counts as lost."""
+
+
+class Presentation:
+    """What is on air under one playback id."""
+
+    def __init__(
+        self,
+        playback_id: str,
+        settings: PackagerSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        """`clock`: steady seconds. `wall_us`: UTC in microseconds since 1970."""
+        self.playback_id = playback_id
+        self.settings = settings
+        self.published_us = wall_us()
+        """When the newest version was made; publishTime of the MPD."""
+        self.epoch = _base36(self.published_us // 1000)
+        self.thumbnail: bytes | None = None
+        self.ended = False
+        self.version = 0
+        """Grows with every publication."""
+        self.dropped_packets = 0
+        self.evicted_early = 0
+        """Segments that left the memory before their time, because of `memory_bytes`."""
+        self.own_cuts = 0
+        self.renditions: tuple[Rendition, ...] = ()
+        self.rates: dict[str, Rates] = {}
+        self.shelves: dict[str, Shelf] = {}
+        self.rendered: dict[object, bytes] = {}
+        """Playlists made from the current version, shared by all who ask; emptied with each publication."""
+        self._clock = clock
+        self._wall_us = wall_us
+        self._cuts = Cuts()
+        self._grid: Grid | None = None
+        self._lanes: dict[str, Video | Audio] = {}
+        self._audio: list[tuple[str, Audio]] = []
+        self._lockstep: Lockstep | None = None
+        self._video_front = 0
+        self._published = 0
+        self._windows: dict[str, Window] = {}
+        self._waiters: dict[str, asyncio.Future[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- what the composer tells ------------------------------------------------------------------------------
+
+    def declare(self, renditions: Sequence[Rendition]) -> None:
+        """Say which renditions to expect. Again after a reconnect or a new plan: those that are no longer named
+        disappear from the multivariant playlist, and their own playlists go on with gaps."""
+        if self._grid is None:
+            self._grid = choose(self.settings.part_s, self.settings.segment_s, renditions)
+        self.renditions = tuple(renditions)
+        steps = self._steps()
+        for rendition in renditions:
+            known = self._lanes.get(rendition.name)
+            if known is not None and known.rendition.kind is rendition.kind:
+                known.rendition = rendition
+                self.shelves[rendition.name].rendition = rendition
+                continue
+            last = self._cuts.last
+            above = last.msn if last else -1
+            self._lanes[rendition.name] = lane(
+                rendition, self._cuts, self._grid, self.epoch, above, self._fresh(rendition)
+            )
+            if rendition.name not in self.shelves:
+                self.shelves[rendition.name] = Shelf(rendition, self.settings.window_segments)
+            self.rates[rendition.name] = Rates(self.settings.segment_s, rendition.bitrate)
+            steps.join(rendition.name)
+        self._audio = [(name, a) for name, a in self._lanes.items() if isinstance(a, Audio)]
+        named = {r.name for r in renditions}
+        self.lost([name for name in self._lanes if name not in named])
+        self._touch()
+
+    def cut(self, cut: Cut) -> None:
+        """A segment starts at `cut`; called before the packets that belong to it."""
+        self._cuts.add(cut)
+        self._pump()
+
+    def write(self, rendition_name: str, packet: Packet) -> None:
+        """One packet of a rendition, in decode order."""
+        found = self._lanes.get(rendition_name)
+        if found is None or self.ended:
+            self.dropped_packets += 1
+            return
+        try:
+            if isinstance(found, Video):
+                events = found.write(packet)
+                if packet.dts > self._video_front:
+                    self._video_front = packet.dts
+            else:
+                found.write(packet)
+                self._guard(packet)
+                events = found.pump(self._safe(), self.settings.audio_wait_s)
+        except HeadraceError as error:
+            self._unusable(rendition_name, error)
+            return
+        if isinstance(found, Video):
+            self._pump()
+        self._push(rendition_name, events)
+
+    def lost(self, rendition_names: Iterable[str]) -> None:
+        """The source of these renditions died: their open segments end where they are, what is missing until the
+        next cut that they reach becomes a gap."""
+        for name in rendition_names:
+            found = self._lanes.get(name)
+            if found is None or found.lost:
+                continue
+            self._push(name, found.lose())
+            self._steps().leave(name)
+
+    def end(self) -> None:
+        """Nothing more will come. Idempotent."""
+        if self.ended:
+            return
+        for name, found in self._lanes.items():
+            try:
+                events = found.end()
+            except HeadraceError as error:
+                self._unusable(name, error)
+                continue
+            if events:
+                self._steps().push(name, events, self._clock())
+        self._apply(self._steps().flush())
+        self.ended = True
+        self._touch()
+        longest_s = (self.settings.window_segments + 2) * self.settings.segment_s
+        self._arm(self._clock() + 2 * longest_s)
+
+    def restart(self) -> None:
+        """Another broadcast follows under the same playback id, with a timeline and cuts of its own from zero on.
+        Numbers go on, at a discontinuity."""
+        self.end()
+        self._cuts.restart()
+        last = self._cuts.last
+        assert self._grid is not None
+        self._lockstep = None
+        for name, old in list(self._lanes.items()):
+            above = last.msn if last else -1
+            self._lanes[name] = lane(
+                old.rendition, self._cuts, self._grid, self.epoch, above, self._fresh(old.rendition)
+            )
+            self._steps().join(name)
+        self._audio = [(name, a) for name, a in self._lanes.items() if isinstance(a, Audio)]
+        self._video_front = self._published = 0
+        self.ended = False
+        self._touch()
+
+    # -- what the origin asks ---------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to show: every declared rendition has its first part, or `start_wait_s` is
+        over (then the lockstep has published those that have one)."""
+        return any(shelf.current is not None or shelf.listed for shelf in self.shelves.values())
+
+    @property
+    def part_target(self) -> Fraction:
+        """PART-TARGET in seconds."""
+        assert self._grid is not None, "declare comes first"
+        return self._grid.target_s
+
+    @property
+    def start_us(self) -> int:
+        """Wall clock of the first cut, microseconds since 1970."""
+        return self._cuts.start_us
+
+    @property
+    def eras(self) -> dict[int, Boundary]:
+        """For each discontinuity number the cut that opened it."""
+        return self._cuts.eras
+
+    @property
+    def part_length(self) -> Fraction:
+        """The grid of part boundaries, in seconds."""
+        assert self._grid is not None, "declare comes first"
+        return self._grid.length_s
+
+    @property
+    def windows(self) -> dict[str, Window]:
+        """What is available now, for each rendition that has something."""
+        if not self._windows and self._grid is not None:
+            self._windows = {
+                name: shelf.window(self.epoch, self.version, self.settings.segment_s, self._grid.target_s, self.ended)
+                for name, shelf in self.shelves.items()
+                if shelf.current is not None or shelf.listed
+            }
+        return self._windows
+
+    def track(self, rendition_name: str) -> Track | None:
+        """The configuration of a rendition's newest segment."""
+        shelf = self.shelves.get(rendition_name)
+        if shelf is None:
+            return None
+        if shelf.current is not None and shelf.current.init is not None:
+            return shelf.current.init.track
+        return next((s.init.track for s in reversed(shelf.listed) if s.init is not None), None)
+
+    async def wait(self, rendition_name: str, timeout_s: float) -> bool:
+        """Until the rendition changes; False if it did not in time."""
+        future = self._waiters.get(rendition_name)
+        if future is None:
+            future = self._waiters[rendition_name] = asyncio.get_running_loop().create_future()
+        done, _ = await asyncio.wait((future,), timeout=timeout_s)
+        return bool(done)
+
+    @property
+    def size_bytes(self) -> int:
+        """Media bytes held."""
+        return sum(shelf.size_bytes for shelf in self.shelves.values())
+
+    def counters(self) -> dict[str, int]:
+        """For metrics."""
+        lanes = self._lanes.values()
+        return {
+            "dropped_packets": self.dropped_packets + sum(found.dropped_packets for found in lanes),
+            "holes": sum(found.holes for found in lanes),
+            "late_releases": self._lockstep.late_releases if self._lockstep else 0,
+            "evicted_early": self.evicted_early,
+            "own_cuts": self.own_cuts,
+            "held_bytes": self.size_bytes,
+        }
+
+    def poll(self, now: float | None = None) -> None:
+        """Publish what has waited long enough and forget what is too old; called by the timer."""
+        now = self._clock() if now is None else now
+        if not self.ended:
+            self._publish(now)
+        else:
+            for shelf in self.shelves.values():
+                shelf.expire(now)
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _steps(self) -> Lockstep:
+        if self._lockstep is None:
+            assert self._grid is not None, "declare comes first"
+            tolerance = int(self._grid.length_s * VIDEO_TIMESCALE) // 2
+            self._lockstep = Lockstep(self.settings.align_wait_s, self.settings.start_wait_s, tolerance)
+        return self._lockstep
+
+    def _fresh(self, rendition: Rendition) -> int:
+        """Number of the first init segment that this rendition has not used yet."""
+        shelf = self.shelves.get(rendition.name)
+        return shelf.inits_seen if shelf else 0
+
+    def _safe(self) -> int | None:
+        """Up to which media time (90 kHz) all cuts are known; None where audio itself decides them."""
+        if not any(r.kind is Kind.VIDEO for r in self.renditions):
+            return None
+        last = self._cuts.last
+        return max(self._video_front, last.pts) if last and self._cuts.started else self._video_front
+
+    def _pump(self) -> None:
+        for name, audio in self._audio:
+            if not audio.held:
+                continue
+            try:
+                events = audio.pump(self._safe(), self.settings.audio_wait_s)
+            except HeadraceError as error:
+                self._unusable(name, error)
+                continue
+            if events:
+                self._push(name, events)
+
+    def _guard(self, packet: Packet) -> None:
+        """Audio goes on while video is silent: cut where video would have, so that no segment grows too long."""
+        last = self._cuts.last
+        if last is None or not self._cuts.started:
+            return
+        pts = rescale(packet.pts, packet.track.timescale, VIDEO_TIMESCALE)
+        longest_s = self.settings.segment_s + MAX_STRETCH_S + self.settings.audio_wait_s
+        while pts - last.pts > longest_s * VIDEO_TIMESCALE:
+            last = self._cuts.invent(self.settings.segment_s)
+            self.own_cuts += 1
+
+    def _unusable(self, name: str, error: HeadraceError) -> None:
+        self.dropped_packets += 1
+        if not self._lanes[name].lost:
+            log.error("rendition_unusable", playback_id=self.playback_id, rendition=name, reason=error.slug)
+        self.lost([name])
+
+    def _push(self, name: str, events: list[Event]) -> None:
+        if events:
+            now = self._clock()
+            self._steps().push(name, events, now)
+            self._publish(now)
+
+    def _publish(self, now: float) -> None:
+        steps = self._steps()
+        released = steps.release(now)
+        while released:
+            self._apply(released)
+            self._fill_gaps(now)
+            released = steps.release(now)
+        deadline = steps.deadline()
+        if deadline is not None:
+            self._arm(deadline)
+
+    def _apply(self, released: list[tuple[str, Event]]) -> None:
+        now = self._clock()
+        changed = set()
+        for name, event in released:
+            done = self.shelves[name].apply(event, now)
+            if done is not None:
+                self.rates[name].add(done)
+                self.shelves[name].expire(now)
+            if isinstance(event, Made):
+                self._published = max(self._published, event.end_90k)
+            changed.add(name)
+        self._bound_memory(now)
+        self._touch(changed)
+
+    def _fill_gaps(self, now: float) -> None:
+        """Renditions without a source keep step with gaps."""
+        slack = self.settings.segment_s * VIDEO_TIMESCALE // 2
+        for name, found in self._lanes.items():
+            if not found.started:
+                continue
+            if not found.lost and self._published - found.end_90k > SILENT_SEGMENTS * 2 * slack:
+                self._steps().push(name, found.lose(), now)
+                self._steps().leave(name)
+            while found.lost:
+                following = self._cuts.get(found.msn + 2)
+                if following is None or following.pts + slack > self._published:
+                    break
+                events = found.miss(found.msn + 2)
+                if events:
+                    self._steps().push(name, events, now)
+                    self._steps().leave(name)
+
+    def _bound_memory(self, now: float) -> None:
+        while self.size_bytes > self.settings.memory_bytes:
+            shelves = sorted(self.shelves.values(), key=lambda shelf: shelf.size_bytes, reverse=True)
+            if any(shelf.forget() for shelf in shelves):
+                self.evicted_early += 1
+                continue
+            longest = max(shelves, key=lambda shelf: len(shelf.listed))
+            if len(longest.listed) <= MIN_LISTED:
+                return
+            for shelf in shelves:
+                if len(shelf.listed) == len(longest.listed):
+                    shelf.unlist(now)
+
+    def _touch(self, names: Iterable[str] | None = None) -> None:
+        """Something changed: a new version, and whoever waits for it is woken."""
+        self.version += 1
+        self.published_us = max(self.published_us, self._wall_us())
+        self._windows = {}
+        self.rendered = {}
+        for name in list(self._waiters) if names is None else names:
+            future = self._waiters.pop(name, None)
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    def _arm(self, deadline: float) -> None:
+        """One timer for the next thing that is due. Without a running loop (tests, tools) the caller polls."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        if math.isfinite(deadline):
+            self._timer = loop.call_later(max(0.0, deadline - self._clock()), self.poll)
+
+
+def _base36(value: int) -> str:
+    digits = ""
+    while value:
+        value, digit = divmod(value, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits or "0"

@@ -1,0 +1,71 @@
+"""From a presentation to playlist bytes: rendered once for each change, shared by all who ask."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from packager.dash import mpd as dash
+from packager.grid import nominal_rate
+from packager.hls import media_playlist as hls
+from packager.hls import multivariant as master
+from packager.model import Window
+from packager.presentation import Presentation
+
+
+def media_playlist(presentation: Presentation, window: Window, *, delta: bool) -> bytes:
+    """One rendition's playlist, with reports of the others."""
+    name = window.rendition.name
+    key = (name, delta)
+    body = presentation.rendered.get(key)
+    if body is None:
+        shown = {r.name for r in presentation.renditions}
+        others = hls.reports((w for n, w in presentation.windows.items() if n in shown), name)
+        body = presentation.rendered[key] = hls.render(window, others, delta=delta)
+    return body
+
+
+def multivariant(presentation: Presentation) -> bytes:
+    """The list of renditions that have something to show."""
+    body = presentation.rendered.get("multivariant")
+    if body is None:
+        body = presentation.rendered["multivariant"] = master.render(entries(presentation))
+    return body
+
+
+def mpd(presentation: Presentation) -> bytes:
+    """The DASH manifest."""
+    body = presentation.rendered.get("mpd")
+    if body is None:
+        facts = dash.Facts(
+            start_us=presentation.start_us,
+            eras=presentation.eras,
+            published_us=presentation.published_us,
+            part_length=presentation.part_length,
+            latency_s=presentation.settings.latency_target_s,
+            ended=presentation.ended,
+        )
+        body = presentation.rendered["mpd"] = dash.render(entries(presentation), presentation.windows, facts)
+    return body
+
+
+def entries(presentation: Presentation) -> list[master.Entry]:
+    """Declared renditions with a first part, in declared order, with what was measured of them."""
+    found = []
+    windows = presentation.windows
+    for order, rendition in enumerate(presentation.renditions):
+        window, track = windows.get(rendition.name), presentation.track(rendition.name)
+        if window is None or track is None or not window.shown:
+            continue
+        rates = presentation.rates[rendition.name]
+        rate = nominal_rate(rendition, track) or _measured(window)
+        peak, average = rates.peak(window.current), rates.average(window.current)
+        found.append(master.Entry(rendition, track, peak, average, rate, order))
+    return found
+
+
+def _measured(window: Window) -> Fraction | None:
+    """Frames per second of the newest segment with parts."""
+    for segment in reversed(window.shown):
+        if segment.parts and segment.duration:
+            return Fraction(sum(p.samples for p in segment.parts) * segment.timescale, segment.duration)
+    return None

@@ -1,0 +1,84 @@
+"""HTTP replies as values, with the cache lifetimes that RFC 8216bis B.1 and a coalescing cache ask for.
+
+| what | lifetime |
+|---|---|
+| playlist that was asked for with `_HLS_msn` | 6 target durations |
+| playlist without, MPD | half a target duration |
+| init, segment, part | an hour: the name never comes to mean anything else |
+| error | a second: what is not there may come |
+| time | none |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PLAYLIST = "application/vnd.apple.mpegurl"
+MPD = "application/dash+xml"
+VIDEO = "video/mp4"
+AUDIO = "audio/mp4"
+JPEG = "image/jpeg"
+TEXT = "text/plain; charset=utf-8"
+
+MEDIA_S = 3600
+ERROR_S = 1
+
+CORS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"age, date, etag, content-length"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Status, what kind of body, how long it may be kept, and the body in pieces that are sent as they are."""
+
+    status: int
+    media_type: str
+    cache: str
+    body: tuple[bytes, ...] = ()
+    etag: str = ""
+    extra: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.body))
+
+    def headers(self, *, with_length: bool = True) -> list[tuple[bytes, bytes]]:
+        """ASGI headers."""
+        found = [(b"content-type", self.media_type.encode()), (b"cache-control", self.cache.encode()), *CORS]
+        if self.etag:
+            found.append((b"etag", f'"{self.etag}"'.encode()))
+        if with_length:
+            found.append((b"content-length", str(self.size).encode()))
+        return [*found, *self.extra]
+
+
+def playlist(body: bytes, etag: str, target_s: int, *, blocking: bool) -> Reply:
+    """A media playlist."""
+    lifetime = 6 * target_s if blocking else max(1, target_s // 2)
+    return Reply(200, PLAYLIST, f"public, max-age={lifetime}", (body,), etag)
+
+
+def fresh(body: bytes, media_type: str, etag: str, target_s: int) -> Reply:
+    """Something that changes about once a segment."""
+    return Reply(200, media_type, f"public, max-age={max(1, target_s // 2)}", (body,), etag)
+
+
+def media(body: tuple[bytes, ...], media_type: str, etag: str) -> Reply:
+    """Bytes that never change under their name."""
+    return Reply(200, media_type, f"public, max-age={MEDIA_S}, immutable", body, etag)
+
+
+def error(status: int, text: str, *extra: tuple[bytes, bytes]) -> Reply:
+    """A refusal with a sentence for people."""
+    return Reply(status, TEXT, f"public, max-age={ERROR_S}", (text.encode() + b"\n",), extra=extra)
+
+
+def not_found(text: str) -> Reply:
+    return error(404, text)
+
+
+def too_late(text: str) -> Reply:
+    """Waited for as long as the rules allow."""
+    return error(503, text, (b"retry-after", b"1"))

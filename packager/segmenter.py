@@ -1,0 +1,344 @@
+"""Packets of one rendition in, parts and segments out. Pure: no clock, no store, no playlist.
+
+| | a segment starts at | a part ends |
+|---|---|---|
+| video | the first keyframe with pts at or after the cut | after a whole number of frames, counted from the last part |
+| audio | the frame whose start is nearest to the cut | at the frame whose end is nearest to the grid from the cut |
+
+What comes out are events in order: `Opened`, then `Made` for each part, then `Closed`; `Missed` for a segment of
+which nothing came. The next number is always one higher.
+
+Decode times are the packets' own, so tfdt + composition offset is always exactly the pts, without an edit list. Only
+where the first would be below zero, which tfdt cannot hold, a constant moves them and offsets below zero make up for
+it. Not everywhere, although it would give all renditions the same tfdt at a cut: ffmpeg (5.1 and 9 alike) delays video
+by the largest negative offset that it meets, and sound would be early by that much.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from fractions import Fraction
+
+from media.clock import VIDEO_TIMESCALE, rescale
+from media.packet import Packet
+from media.rendition import Rendition
+from media.track import Kind, Track
+from packager.cmaf.fragment import STYP, Sample, chunk, prft
+from packager.cmaf.init import init_segment
+from packager.cuts import Cuts
+from packager.grid import JITTER_S, Grid, nominal_rate
+from packager.model import Boundary, Init, Part
+
+MAX_STRETCH_S = 1
+"""A hole up to this long is covered by the frame before it; a longer one stays a hole in the timeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A segment starts."""
+
+    boundary: Boundary
+    init: Init
+    start: int
+    end_90k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A part of the open segment is whole."""
+
+    part: Part
+    end_90k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The open segment is whole."""
+
+    end_90k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Nothing came for this segment."""
+
+    boundary: Boundary
+    init: Init | None
+    timescale: int
+    start: int
+    duration: int
+    end_90k: int
+
+
+Event = Opened | Made | Closed | Missed
+
+
+class Lane:
+    """What video and audio have in common: the open segment, the part being filled, and their numbers."""
+
+    def __init__(
+        self, rendition: Rendition, cuts: Cuts, grid: Grid, epoch: str, above_msn: int, inits: int = 0
+    ) -> None:
+        self.rendition = rendition
+        self.dropped_packets = 0
+        self.holes = 0
+        self.lost = False
+        """True from a call of `lose` to the next segment that starts."""
+        self.msn = above_msn
+        """Of the newest segment that was opened or missed."""
+        self.started = False
+        self._cuts = cuts
+        self._grid = grid
+        self._epoch = epoch
+        self._inits = inits
+        self._init: Init | None = None
+        self._track: Track | None = None
+        self._current: Boundary | None = None
+        self._samples: list[Sample] = []
+        self._part_start = 0
+        self._part_index = 0
+        self._end = 0
+        self._sequence = 0
+        self._length = self._target = 0
+        self._lead = 0
+        """How much later than it is decoded a segment's first frame is shown."""
+
+    @property
+    def timescale(self) -> int:
+        return self._track.timescale if self._track else VIDEO_TIMESCALE
+
+    @property
+    def track(self) -> Track | None:
+        """The newest segment's track."""
+        return self._track
+
+    @property
+    def end_90k(self) -> int:
+        """Where the newest packet ends, in presentation time."""
+        return rescale(self._end + self._lead, self.timescale, VIDEO_TIMESCALE)
+
+    def lose(self) -> list[Event]:
+        """Its source died: the open segment ends where it is; the next starts at a cut."""
+        events = self._finish()
+        self.lost = True
+        return events
+
+    def end(self) -> list[Event]:
+        """Nothing more will come."""
+        return self._finish()
+
+    def miss(self, until_msn: int) -> list[Event]:
+        """Declare every segment before `until_msn` missed that was not opened, as far as its cut is known."""
+        events: list[Event] = []
+        while self._current is None and self.started and self.msn + 1 < until_msn:
+            boundary, following = self._cuts.get(self.msn + 1), self._cuts.get(self.msn + 2)
+            self.msn += 1
+            if boundary is None or following is None:
+                continue
+            start = rescale(boundary.pts, VIDEO_TIMESCALE, self.timescale)
+            end = rescale(following.pts, VIDEO_TIMESCALE, self.timescale)
+            if end < start:  # the last of a broadcast; the next one counts from zero
+                continue
+            events.append(Missed(boundary, self._init, self.timescale, start, end - start, following.pts))
+        return events
+
+    def _begin(self, boundary: Boundary, packet: Packet, start: int) -> list[Event]:
+        events = self._finish()
+        events += self.miss(boundary.msn)
+        self._use(packet.track)
+        self._current = boundary
+        self.msn = boundary.msn
+        self.started = True
+        self.lost = False
+        self._part_index = 0
+        self._end = start
+        self._lead = packet.pts - start
+        assert self._init is not None
+        events.append(Opened(boundary, self._init, packet.pts, boundary.pts))
+        return events
+
+    def _use(self, track: Track) -> None:
+        fits = self._fits(track)
+        self._track = track
+        if not fits:
+            self._init = Init(f"init-{self._epoch}-{self._inits}.mp4", track, init_segment(track))
+            self._inits += 1
+            scale = track.timescale
+            self._length = int(self._grid.length_s * scale)
+            self._target = int(self._grid.target_s * scale)
+
+    def _fits(self, track: Track) -> bool:
+        """Whether the CMAF header in use describes `track` too."""
+        before = self._track
+        return before is track or (before is not None and _header(before) == _header(track))
+
+    def _finish(self) -> list[Event]:
+        if self._current is None:
+            return []
+        events = self._close_part()
+        events.append(Closed(self.end_90k))
+        self._current = None
+        return events
+
+    def _close_part(self) -> list[Event]:
+        if not self._samples:
+            return []
+        boundary, scale = self._current, self.timescale
+        assert boundary is not None
+        cut_us = boundary.pts * 1_000_000 // VIDEO_TIMESCALE
+        shown = self._part_start + self._lead
+        wall_us = boundary.wall_us + shown * 1_000_000 // scale - cut_us
+        prefix = prft(self._part_start, wall_us)
+        if self._part_index == 0:
+            prefix = STYP + prefix
+        self._sequence += 1
+        data = chunk(self._sequence, self._part_start, self._samples, prefix)
+        duration = self._end - self._part_start
+        part = Part(self._part_index, shown, duration, self._samples[0].sync, data, len(self._samples))
+        self._part_index += 1
+        self._samples = []
+        return [Made(part, self.end_90k)]
+
+    def _fit(self, dts: int) -> list[Event]:
+        """Let the timeline reach `dts` without a hole: durations told with the packet may prove wrong."""
+        hole = dts - self._end
+        if hole == 0 and self._samples:
+            return []
+        if not self._samples:
+            self._part_start = self._end = dts
+            return []
+        last = self._samples[-1]
+        duration = last.duration + hole
+        if duration <= 0 or hole > MAX_STRETCH_S * self.timescale or dts - self._part_start > self._target:
+            self.holes += 1
+            events = self._close_part()
+            self._part_start = self._end = dts
+            return events
+        self._samples[-1] = last._replace(duration=duration)
+        self._end = dts
+        return []
+
+
+class Video(Lane):
+    """A video rendition."""
+
+    def __init__(
+        self, rendition: Rendition, cuts: Cuts, grid: Grid, epoch: str, above_msn: int, inits: int = 0
+    ) -> None:
+        super().__init__(rendition, cuts, grid, epoch, above_msn, inits)
+        self._shift = 0
+        self._slack = 0
+
+    def write(self, packet: Packet) -> list[Event]:
+        """Take one packet, in decode order."""
+        events: list[Event] = []
+        if packet.keyframe:
+            boundary = self._cuts.latest(packet.pts, packet.track.timescale, self.msn)
+            if boundary is not None:
+                events = self._start(boundary, packet)
+        if self._current is None:
+            self.dropped_packets += 1
+            return events
+        if not self._fits(packet.track):
+            self.dropped_packets += 1
+            return events + self.lose()  # a new configuration without a cut: nothing can be said of it until one
+        dts = packet.dts + self._shift
+        events += self._fit(dts)
+        duration = packet.duration
+        if self._samples and dts + duration - self._part_start > self._target:
+            events += self._close_part()
+            self._part_start = dts
+        self._samples.append(Sample(duration, packet.pts - dts, packet.keyframe, packet.data))
+        self._end = dts + duration
+        if self._end - self._part_start >= self._length - self._slack:
+            events += self._close_part()
+        return events
+
+    def _start(self, boundary: Boundary, packet: Packet) -> list[Event]:
+        events: list[Event] = []
+        anew = self._current is None or boundary.discontinuity or not self._fits(packet.track)
+        shift = max(0, -packet.dts) if anew else self._shift
+        start = packet.dts + shift
+        if not anew and self._samples:
+            events += self._fit(start)
+        events += self._begin(boundary, packet, start)
+        self._shift = shift
+        if anew:
+            rate = nominal_rate(self.rendition, packet.track)
+            scale = packet.track.timescale
+            slack = Fraction(scale, 2) / rate if rate else JITTER_S * scale
+            self._slack = min(int(slack), self._length // 8)
+        return events
+
+
+class Audio(Lane):
+    """An audio rendition. Frames wait in `held` until it is certain to which segment they belong."""
+
+    def __init__(
+        self, rendition: Rendition, cuts: Cuts, grid: Grid, epoch: str, above_msn: int, inits: int = 0
+    ) -> None:
+        super().__init__(rendition, cuts, grid, epoch, above_msn, inits)
+        self.held: deque[Packet] = deque()
+        self._origin = 0
+
+    def write(self, packet: Packet) -> None:
+        """Take one packet; `pump` lets it through."""
+        self.held.append(packet)
+
+    def pump(self, safe_90k: int | None, wait_s: float) -> list[Event]:
+        """Let frames through. All cuts at or before `safe_90k` are known (None: every cut is); frames that are
+        `wait_s` older than the newest go through without that certainty."""
+        held = self.held
+        if not held:
+            return []
+        events: list[Event] = []
+        scale = held[0].track.timescale
+        safe = held[-1].pts - int(wait_s * scale)
+        if safe_90k is not None:
+            safe = max(safe, rescale(safe_90k, VIDEO_TIMESCALE, scale))
+        while held and (safe_90k is None or held[0].pts + held[0].duration // 2 <= safe):
+            self._frame(held.popleft(), events)
+        return events
+
+    def lose(self) -> list[Event]:
+        self.dropped_packets += len(self.held)
+        self.held.clear()
+        return super().lose()
+
+    def end(self) -> list[Event]:
+        return self.pump(None, 0) + super().end()
+
+    def _frame(self, packet: Packet, events: list[Event]) -> None:
+        half = packet.duration // 2
+        boundary = self._cuts.latest(packet.pts + half, packet.track.timescale, self.msn)
+        if boundary is not None:
+            events += self._begin(boundary, packet, packet.pts)
+            self._origin = rescale(boundary.pts, VIDEO_TIMESCALE, self.timescale)
+        if self._current is None or packet.pts < 0:
+            self.dropped_packets += 1
+            return
+        if not self._fits(packet.track):
+            self.dropped_packets += 1
+            events += self.lose()
+            return
+        events += self._fit(packet.pts)
+        if self._samples and packet.pts + packet.duration - self._part_start > self._target:
+            events += self._close_part()
+            self._part_start = packet.pts
+        self._samples.append(Sample(packet.duration, 0, True, packet.data))
+        self._end = packet.pts + packet.duration
+        passed = self._end + half - self._origin
+        if passed >= ((self._part_start + half - self._origin) // self._length + 1) * self._length:
+            events += self._close_part()
+
+
+def lane(rendition: Rendition, cuts: Cuts, grid: Grid, epoch: str, above_msn: int, inits: int = 0) -> Video | Audio:
+    """The lane for a rendition's kind."""
+    make = Video if rendition.kind is Kind.VIDEO else Audio
+    return make(rendition, cuts, grid, epoch, above_msn, inits)
+
+
+def _header(track: Track) -> tuple[object, ...]:
+    """What a CMAF header says of a track; other fields may change in mid-stream."""
+    return track.codec, track.config, track.timescale, track.width, track.height, track.sample_aspect, track.channels

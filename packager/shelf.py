@@ -1,0 +1,148 @@
+"""The segments of one rendition in memory: a sliding window, and after it what the rules still ask for.
+
+| a segment is | in the playlist | fetchable |
+|---|---|---|
+| current | its parts | its parts; its own URL streams |
+| listed | yes | yes |
+| kept | no | until its duration plus the longest playlist's have passed (RFC 8216bis 6.2.2) |
+| gone | no | no |
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from fractions import Fraction
+
+from media.rendition import Rendition
+from packager.model import Init, Part, Segment, Window
+from packager.segmenter import Closed, Event, Made, Missed, Opened
+
+MIN_LISTED = 6
+"""APPLE 8.11: a live playlist holds at least six segments."""
+
+GUESS_SLACK_S = 0.04
+"""Segments of one rendition differ by up to an audio frame; a part is longer than this by far."""
+
+
+class Shelf:
+    """One per rendition; `now` in seconds of any steady clock."""
+
+    def __init__(self, rendition: Rendition, limit: int) -> None:
+        self.rendition = rendition
+        self.listed: deque[Segment] = deque()
+        self.current: Segment | None = None
+        self.inits: dict[str, Init] = {}
+        self.inits_seen = 0
+        self.size_bytes = 0
+        self.first_msn: int | None = None
+        self._limit = limit
+        self._kept: deque[tuple[float, Segment]] = deque()
+        self._by_msn: dict[int, Segment] = {}
+        self._longest_s = 0.0
+
+    def apply(self, event: Event, now: float) -> Segment | None:
+        """Take what is published; answers the segment that this completed, if any."""
+        match event:
+            case Opened(boundary, init, start):
+                if init.name not in self.inits:
+                    self.inits[init.name] = init
+                    self.inits_seen += 1
+                self._note(boundary.msn)
+                self.current = Segment(boundary, init, init.track.timescale, start, 0, ())
+            case Made(part):
+                current = self.current
+                assert current is not None
+                self.size_bytes += len(part.data)
+                self.current = replace(
+                    current,
+                    parts=(*current.parts, part),
+                    duration=current.duration + part.duration,
+                    size_bytes=current.size_bytes + len(part.data),
+                )
+            case Closed():
+                done, self.current = self.current, None
+                if done is not None and done.parts:
+                    return self._list(replace(done, complete=True), now)
+            case Missed(boundary, init, timescale, start, duration):
+                self._note(boundary.msn)
+                gap = Segment(boundary, init, timescale, start, duration, (), complete=True, gap=True)
+                return self._list(gap, now)
+        return None
+
+    def _note(self, msn: int) -> None:
+        if self.first_msn is None:
+            self.first_msn = msn
+
+    def _list(self, segment: Segment, now: float) -> Segment:
+        self.listed.append(segment)
+        self._by_msn[segment.msn] = segment
+        listed_s = sum(s.duration / s.timescale for s in self.listed)
+        self._longest_s = max(self._longest_s, listed_s)
+        while len(self.listed) > self._limit:
+            self.unlist(now)
+        return segment
+
+    def unlist(self, now: float) -> None:
+        """Take the oldest segment out of the playlist; its bytes stay for as long as they must."""
+        old = self.listed.popleft()
+        self._kept.append((now + old.duration / old.timescale + self._longest_s, old))
+
+    def expire(self, now: float) -> None:
+        """Forget what nobody may ask for any more."""
+        while self._kept and self._kept[0][0] <= now:
+            self.forget()
+
+    def forget(self) -> bool:
+        """Drop the oldest segment that is not listed; False if there is none."""
+        if not self._kept:
+            return False
+        _, old = self._kept.popleft()
+        del self._by_msn[old.msn]
+        self.size_bytes -= old.size_bytes
+        if len(self.inits) > 1:
+            used = {s.init.name for s in self._by_msn.values() if s.init}
+            if self.current and self.current.init:
+                used.add(self.current.init.name)
+            self.inits = {name: init for name, init in self.inits.items() if name in used}
+        return True
+
+    def window(self, epoch: str, version: int, target_s: int, part_target: Fraction, ended: bool) -> Window:
+        """The immutable view from which playlists are rendered."""
+        first = self.listed[0].msn if self.listed else self.first_msn or 0
+        return Window(
+            rendition=self.rendition,
+            epoch=epoch,
+            version=version,
+            target_s=target_s,
+            part_target=part_target,
+            segments=tuple(self.listed),
+            current=self.current,
+            ended=ended,
+            next_part=self._next_part(target_s),
+            first_msn=first,
+        )
+
+    def _next_part(self, target_s: int) -> tuple[int, int]:
+        """The part to hint. Where segments end is not told beforehand: as long as the last one is the best guess."""
+        current = self.current
+        if current is None:
+            return (self.listed[-1].msn + 1 if self.listed else self.first_msn or 0), 0
+        whole = [s for s in self.listed if not s.gap]
+        length_s = whole[-1].duration / whole[-1].timescale if whole else target_s
+        if current.parts and current.duration / current.timescale >= length_s - GUESS_SLACK_S:
+            return current.msn + 1, 0
+        return current.msn, len(current.parts)
+
+    def segment(self, msn: int) -> Segment | None:
+        """A segment whose bytes are still here, complete or current."""
+        if self.current is not None and self.current.msn == msn:
+            return self.current
+        return self._by_msn.get(msn)
+
+    def part(self, msn: int, index: int) -> Part | None:
+        """A part whose bytes are still here."""
+        segment = self.segment(msn)
+        if segment is None or not 0 <= index < len(segment.parts):
+            return None
+        return segment.parts[index]
