@@ -25,6 +25,7 @@ from control.session import Session
 from ingest.ports import EndReason, StopReason
 from media.clock import VIDEO_TIMESCALE, rescale
 from media.cut import Cut
+from media.errors import HeadraceError
 from media.packet import Gap, Packet
 from media.track import Kind, Track
 from packager.presentation import Presentation
@@ -177,7 +178,7 @@ class Broadcast:
         else:
             self.meter.gap()
         if self._held is None:
-            self._take(item)
+            self.take(item)
             return
         self._held.append(item)
         if len(self._held) > HELD_PACKETS:
@@ -201,46 +202,76 @@ class Broadcast:
             self._timer = asyncio.get_running_loop().call_later(TRACK_WAIT_S, self._assemble)
 
     def _assemble(self) -> None:
-        """The tracks are known: plan, declare, and fetch a worker."""
+        """The tracks are known: plan, declare, and fetch a worker where one is needed and none is there."""
         self._cancel_timer()
         if self.state is State.ENDED or self._opening is not None:
             return
         self._video = self._primary(Kind.VIDEO)
         self._audio = self._primary(Kind.AUDIO)
         self._cutter.mode = Mode.KEYFRAMES if self._video else Mode.GRID
-        self._replan()
-        self._opening = asyncio.get_running_loop().create_task(self._open(), name=f"open-{self.id}")
+        plan = self._replan()
+        if self._job is None and plan.encodes:
+            self._opening = asyncio.get_running_loop().create_task(self._open(plan), name=f"open-{self.id}")
+            return
+        if self._job is not None:
+            self._job.change(plan)
+        self._go_live()
 
     def _primary(self, kind: Kind) -> Track | None:
         return min((t for t in self._tracks.values() if t.kind is kind), key=lambda t: t.id, default=None)
 
-    def _replan(self) -> None:
-        self._plan = self._planner(self._video, self._audio, self._cutter.mode is Mode.KEYFRAMES)
-        if not any(r.passthrough for r in self._plan.renditions if r.kind is Kind.VIDEO):
+    def _replan(self) -> Plan:
+        plan = self._planner(self._video, self._audio, self._cutter.mode is Mode.KEYFRAMES)
+        if not any(r.passthrough for r in plan.renditions if r.kind is Kind.VIDEO):
             self._cutter.mode = Mode.GRID
-        self.presentation.declare(self._plan.renditions)
-        self._passed = {r.kind: r.name for r in self._plan.renditions if r.passthrough}
+        self.presentation.declare(plan.renditions)
+        self._passed = {r.kind: r.name for r in plan.renditions if r.passthrough}
+        self._plan = plan
+        return plan
 
-    async def _open(self) -> None:
-        plan = self._plan
-        assert plan is not None
-        if self._job is not None:
-            self._job.change(plan)
-        elif plan.encodes:
+    async def _open(self, plan: Plan) -> None:
+        try:
             self._job = await self._pool.open(plan, self, name=self.stream)
-        held, self._held = self._held or [], None
+        except HeadraceError as error:
+            self.failed(error.text, "")
         self._opening = None
-        self.state = State.LIVE
-        self._log().info("broadcast_live", renditions=[r.name for r in plan.renditions])
-        for item in held:
-            self._take(item)
+        self._go_live()
 
-    def _take(self, item: Packet | Gap) -> None:
+    def _go_live(self) -> None:
+        held, self._held = self._held or [], None
+        self.state = State.LIVE if self.session is not None else State.INTERRUPTED
+        self._log().info("broadcast_live", renditions=[r.name for r in self._plan.renditions] if self._plan else [])
+        for item in held:
+            self.take(item)
+
+    def _track_changed(self, track: Track) -> None:
+        """A track that was not there before, or whose configuration is another: plan anew from the next cut on."""
+        known = self._tracks.get(track.id)
+        self._tracks[track.id] = track
+        if track != self._primary(track.kind):
+            return  # not one of those that are shown
+        self._log().info("track_changed", track=track.id, kind=track.kind.value, new=known is None)
+        if known is None or track.kind is Kind.VIDEO:
+            self._cutter.restart("track_added" if known is None else "config_change")
+        else:
+            self._cutter.mark("config_change")
+        self._held = self._held or []
+        self._assemble()
+
+    def take(self, item: Packet | Gap) -> None:
+        """Hand one item to cutter, packager and transcoder."""
         if isinstance(item, Gap):
             self._cutter.restart(item.reason)
             if self._job is not None:
                 self._job.write(item)
             return
+        if self._held is None and item.track is not self._tracks.get(item.track.id):
+            if item.track != self._tracks.get(item.track.id):
+                self._track_changed(item.track)
+                if self._held is not None:
+                    self._held.append(item)
+                    return
+            self._tracks[item.track.id] = item.track
         reference = self._video or self._audio
         if reference is not None and item.track.id == reference.id:
             cut = self._cutter.feed(item)
@@ -258,9 +289,9 @@ class Broadcast:
         passed = Kind.VIDEO in self._passed
         if passed and self._cutter.mode is Mode.GRID and self._video is not None:
             self._notice("keyframes are too far apart or irregular: the source is encoded anew; set 2 s in the encoder")
-            self._replan()
-            if self._job is not None and self._plan is not None:
-                self._job.change(self._plan)
+            plan = self._replan()
+            if self._job is not None:
+                self._job.change(plan)
         self.presentation.cut(cut)
         if self._job is not None:
             self._job.write(cut)

@@ -42,6 +42,7 @@ class Broadcasts:
         self._shown: dict[str, Presentation] = {}
         self._coming: dict[str, Presentation] = {}
         self._ended_at: dict[str, float] = {}
+        self._finishing: set[asyncio.Task[None]] = set()
         self.history: deque[Broadcast] = deque(maxlen=HISTORY)
 
     # -- for publishers ---------------------------------------------------------------------------------------
@@ -73,7 +74,9 @@ class Broadcasts:
             del self._live[grant.stream_id]
         self.history.append(broadcast)
         self._ended_at[grant.playback_id] = time.monotonic()
-        self._spawn(broadcast.finish())
+        task = self._spawn(broadcast.finish())
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
 
     # -- for viewers ------------------------------------------------------------------------------------------
 
@@ -117,3 +120,7 @@ class Broadcasts:
         for broadcast in list(self._live.values()):
             if broadcast.state is not State.ENDED:
                 broadcast.stop(StopReason.DRAIN, "the server is going down; try again in a moment")
+
+    async def finished(self) -> None:
+        """Return once every ended broadcast has handed over its last packets."""
+        await asyncio.gather(*self._finishing, return_exceptions=True)

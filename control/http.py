@@ -1,0 +1,89 @@
+"""An ASGI application on given sockets, inside the core's own event loop: uvicorn without its signal handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from media.errors import HeadraceError
+
+BACKLOG = 2048
+DRAIN_S = 3
+"""How long open requests may go on once the server is told to stop; blocked playlist requests are cut then."""
+
+
+class PortTaken(HeadraceError):
+    """A listener's port is not to be had."""
+
+    default_slug = "port_taken"
+
+
+def listen_tcp(host: str, port: int, section: str) -> socket.socket:
+    """A bound, listening TCP socket. Raises `PortTaken` naming the setting to change."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise PortTaken(
+            f"Port {port} on {host or 'every address'} cannot be used ({error.strerror}): stop what listens there, or "
+            f"set {section}.port to another."
+        ) from error
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening Unix socket that only this user may connect to."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)
+    sock.bind(str(path))
+    path.chmod(0o600)
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the node's business."""
+        yield
+
+
+class HttpServer:
+    """One application. `run` is a task of the node; `stop` makes it return."""
+
+    def __init__(self, app: Any, sockets: Sequence[socket.socket]) -> None:
+        self._sockets = list(sockets)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", http="httptools", server_header=False,
+            timeout_keep_alive=75, timeout_graceful_shutdown=DRAIN_S, backlog=BACKLOG, ws="none",
+        )  # fmt: skip
+        self._server = _Server(config)
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        try:
+            await self._server.serve(sockets=self._sockets)
+        finally:
+            for sock in self._sockets:
+                sock.close()
+
+    async def started(self) -> None:
+        """Return once requests are taken."""
+        while not self._server.started:
+            await asyncio.sleep(0.005)
+
+    def stop(self) -> None:
+        """Take no new connection and finish those that are open."""
+        self._server.should_exit = True

@@ -1,0 +1,240 @@
+"""The running server: every part made, joined, watched, and taken down again in order.
+
+Start   database -> transcoder pool -> origin -> edge -> API -> listeners, so that a publisher never finds half a server
+Stop    listeners -> publishers are told -> last segments -> API -> edge -> origin -> pool -> database
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from control.api import make_app
+from control.banner import show
+from control.broadcasts import Broadcasts
+from control.certificates import Certificates
+from control.demo import URL_VARIABLE
+from control.gate import Gate
+from control.http import HttpServer, listen_tcp, listen_unix
+from control.planning import Planning
+from control.run_file import announced, api_address
+from control.services import Services, open_services
+from control.settings import Settings
+from control.status import Status
+from edge.supervisor import EdgePool
+from ingest.rtmp.server import RtmpServer
+from ingest.srt.library import SrtUnavailable
+from ingest.srt.server import SrtServer
+from ingest.whip.endpoint import WhipEndpoint
+from media.errors import HeadraceError, Refused
+from packager.origin import Origin
+from transcode.hardware import probe
+from transcode.pool import Pool
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 1.0
+KEEP_ENDED_S = 120.0
+"""How long an ended broadcast stays watchable from memory."""
+DRAIN_S = 8.0
+"""How long publishers and last segments may take at the end."""
+DEMO_STREAM = "demo"
+
+
+class Node:
+    """One server process. `run` is its whole life."""
+
+    def __init__(self, settings: Settings, data: Path, services: Services) -> None:
+        self._settings = settings
+        self._data = data
+        self._services = services
+        self._sockets = Path(tempfile.mkdtemp(prefix="headrace-"))  # Unix socket paths must stay short
+        self._stopping = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self.pool = Pool(settings.transcode)
+        self.planning = Planning(settings.transcode)
+        self.broadcasts = Broadcasts(self.pool, settings.packager, self._spawn, keep_ended_s=KEEP_ENDED_S)
+        self.gate = Gate(services.keys, self.broadcasts, settings.limits, self.planning.planner)
+        self.origin = Origin(self.broadcasts)
+        self.edge: EdgePool | None = None
+        self.whip = WhipEndpoint(settings.whip, self.gate, settings.limits)
+        self.srt: SrtServer | None = None
+        self.listeners: list[RtmpServer] = []
+        self.notes: list[str] = []
+        """What a person at the terminal should know: parts that are missing, and why."""
+        self.ready = False
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        assert self._group is not None
+        task = self._group.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    def stop(self) -> None:
+        """Begin to go down."""
+        self._stopping.set()
+
+    async def run(self, demo: bool) -> None:
+        """Start, serve until `stop`, and take everything down. Raises `HeadraceError` where a part cannot start."""
+        try:
+            async with asyncio.TaskGroup() as group, contextlib.AsyncExitStack() as stack:
+                self._group = group
+                stack.callback(self._cancel_background)
+                await self._start(stack)
+                if demo:
+                    await self._start_demo(stack)
+                self.ready = True
+                show(Status(self).facts())
+                await self._stopping.wait()
+                log.info("draining", publishers=len(self.broadcasts.on_air()))
+                self.ready = False
+        finally:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _cancel_background(self) -> None:
+        for task in self._background:
+            task.cancel()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Each part in order; the stack takes them down in the opposite one."""
+        settings = self._settings
+        self._spawn(self._services.run())
+        stack.callback(self._services.directory.on_change(self.gate.on_change))
+        await self.pool.start()
+        stack.push_async_callback(self.pool.stop)
+        socket_path = self._sockets / "origin.sock"
+        sockets = [listen_unix(socket_path)]
+        if settings.origin.enabled:
+            sockets.append(listen_tcp(settings.origin.host, settings.origin.port, "origin"))
+        await self._serve(stack, HttpServer(self.origin, sockets))
+        if settings.edge.enabled:
+            self.edge = EdgePool(settings.edge, f"unix:{socket_path}")
+            await self.edge.start()
+            stack.push_async_callback(self.edge.stop)
+        if settings.api.enabled:
+            if settings.whip.enabled:
+                await self.whip.start()
+            app = make_app(self._services, settings, Status(self), self.whip if settings.whip.enabled else None)
+            sock = listen_tcp(settings.api.host, settings.api.port, "api")
+            port = sock.getsockname()[1]
+            await self._serve(stack, HttpServer(app, [sock]))
+            stack.enter_context(announced(self._data, api_address(settings.api.host, port)))
+        stack.push_async_callback(self._drain)
+        self._spawn(self._tick())
+        self._spawn(self._probe())
+        await self._start_listeners()
+
+    async def _serve(self, stack: contextlib.AsyncExitStack, server: HttpServer) -> None:
+        assert self._group is not None
+        task = self._group.create_task(server.run())
+
+        async def finish() -> None:
+            server.stop()
+            await task
+
+        stack.push_async_callback(finish)
+        await server.started()
+
+    async def _start_listeners(self) -> None:
+        settings = self._settings
+        if settings.rtmp.enabled:
+            self.listeners.append(RtmpServer(settings.rtmp, self.gate, limits=settings.limits))
+        if settings.rtmps.enabled:
+            certificates = Certificates(settings, self._data)
+            self.listeners.append(
+                RtmpServer(
+                    settings.rtmps, self.gate, limits=settings.limits, tls=certificates.context, protocol="rtmps"
+                )
+            )
+        for listener in self.listeners:
+            await listener.start()
+        if settings.srt.enabled:
+            self.srt = SrtServer(settings.srt, self.gate, settings.limits)
+            try:
+                await self.srt.start()
+            except SrtUnavailable as error:
+                self.srt = None
+                self.notes.append(error.text)
+
+    async def _drain(self) -> None:
+        """Nobody new; publishers are told; workers hand over their last packets."""
+        self.gate.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await asyncio.gather(*(listener.drain() for listener in self.listeners), self.whip.drain())
+                self.broadcasts.drain()
+                await self.broadcasts.finished()
+        await asyncio.gather(*(listener.stop() for listener in self.listeners), self.whip.stop())
+        if self.srt is not None:
+            await self.srt.stop()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.broadcasts.tick()
+
+    async def _probe(self) -> None:
+        """Find out what hardware works, without holding anything up."""
+        if self._settings.transcode.enabled and self._settings.transcode.hardware:
+            self.planning.hardware = await probe(self._settings.transcode)
+
+    async def _start_demo(self, stack: contextlib.AsyncExitStack) -> None:
+        """A stream of its own, a fresh key, and an encoder process that publishes to our real RTMP port."""
+        with contextlib.suppress(Refused):
+            await self._services.streams.add(DEMO_STREAM)
+        stream = self._services.streams.find(DEMO_STREAM)
+        for old in self._services.keys.list(stream.id):
+            if old.label == DEMO_STREAM:
+                await self._services.keys.revoke(old.id)
+        made = await self._services.keys.add(stream.id, label=DEMO_STREAM)
+        if not self.listeners:
+            raise HeadraceError("The demo needs RTMP: set rtmp.enabled to true.", slug="demo_needs_rtmp")
+        port = self.listeners[0].port
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "control.demo",
+            env={**os.environ, URL_VARIABLE: f"rtmp://127.0.0.1:{port}/live/{made.key}"},
+            stdin=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+
+        async def end() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            await process.wait()
+
+        stack.push_async_callback(end)
+
+
+async def serve(settings: Settings, data: Path, *, demo: bool) -> int:
+    """Run a node until SIGTERM or SIGINT. Returns the exit status."""
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        async with open_services(data, database_url=settings.database.url) as services:
+            node = Node(settings, data, services)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, node.stop)
+            await node.run(demo)
+    except* HeadraceError as errors:
+        for error in _leaves(errors):
+            print(f"headrace: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _leaves(group: BaseExceptionGroup[HeadraceError]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
