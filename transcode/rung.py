@@ -33,7 +33,7 @@ QUEUE_PICTURES = 6
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A decoded picture on its way to rungs. `picture` is shared between threads: its planes are only read."""
+    """A decoded picture on its way to rungs. `picture` is shared between threads: it is only read."""
 
     picture: VideoFrame
     pts: int
@@ -126,8 +126,6 @@ class Rung(threading.Thread):
         try:
             self._timing.append((shot.pts, 0))
             picture = self._scaler(shot.picture, shot.sample_aspect)
-            # Where nothing had to be scaled this is the shared picture itself. What is set on it (pts, type) is
-            # the same in every rung, and the others set their own copies after they were made.
             picture.pts = shot.pts
             self._keep(self._encoder.encode(picture, idr=shot.idr))
             self.position = shot.pts

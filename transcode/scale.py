@@ -8,7 +8,6 @@ import av
 from av.filter import Graph
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from transcode.encoder import TIME_BASE, Colour
 
@@ -32,67 +31,58 @@ def colour_of(picture: VideoFrame) -> Colour:
 
 
 class Scaler:
-    """Scales pictures of any size to `width` x `height`; where the shape of the source changed, with black bars."""
+    """Scales pictures of any size to `width` x `height`; where the shape of the source changed, with black bars.
 
-    def __init__(self, width: int, height: int, sample_aspect: Fraction) -> None:
+    Pictures come from a decoder that hands each to several scalers, in as many threads: a filter graph takes a
+    reference of its own, while PyAV's `reformat` writes colour properties to the picture that it reads.
+    """
+
+    def __init__(
+        self, width: int, height: int, sample_aspect: Fraction, *, pixels: str = "yuv420p", value_range: str = "tv"
+    ) -> None:
+        """`pixels` and `value_range` (`tv` limited, `pc` full): of the pictures that come out."""
         self._width = width
         self._height = height
-        self._aspect = Fraction(width, height) * sample_aspect
         self._sample_aspect = sample_aspect
-        self._plain = VideoReformatter()
-        self._boxed: tuple[tuple[int, int, str, Fraction], Graph] | None = None
+        self._pixels = pixels
+        self._range = value_range
+        self._key: tuple[int, int, str, Fraction] | None = None
+        self._graph: Graph | None = None
 
     def __call__(self, picture: VideoFrame, sample_aspect: Fraction) -> VideoFrame:
-        """A new picture with the same pts (in `picture.time_base`). `sample_aspect` is the picture's own."""
-        aspect = Fraction(picture.width, picture.height) * sample_aspect
-        if abs(aspect - self._aspect) > self._aspect * _ASPECT_TOLERANCE:
-            return self._box(picture, sample_aspect)
-        full = picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj")
-        return self._plain.reformat(
-            picture,
-            self._width,
-            self._height,
-            "yuv420p",
-            # The matrix stays as it is; naming it keeps swscale from guessing one by size.
-            src_colorspace=Colorspace.ITU709,
-            dst_colorspace=Colorspace.ITU709,
-            interpolation=Interpolation.BICUBIC,
-            src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
-            dst_color_range=ColorRange.MPEG,
-            threads=1,
-        )
-
-    def _box(self, picture: VideoFrame, sample_aspect: Fraction) -> VideoFrame:
+        """A new picture with the same pts. `sample_aspect` is the picture's own. Raises `av.FFmpegError`."""
         key = (picture.width, picture.height, picture.format.name, sample_aspect)
-        if self._boxed is None or self._boxed[0] != key:
-            self._boxed = (key, self._graph(*key))
-        graph = self._boxed[1]
-        graph.vpush(picture)
-        boxed = graph.vpull()
-        assert isinstance(boxed, VideoFrame)
-        boxed.pts, boxed.time_base = picture.pts, TIME_BASE
-        return boxed
+        if self._graph is None or self._key != key:
+            self._graph, self._key = self._open(*key), key
+        self._graph.vpush(picture)
+        scaled = self._graph.vpull()
+        assert isinstance(scaled, VideoFrame)
+        scaled.pts, scaled.time_base = picture.pts, TIME_BASE
+        return scaled
 
-    def _graph(self, width: int, height: int, pixels: str, sample_aspect: Fraction) -> Graph:
-        # What fits into our box without changing the picture's shape, in our own pixels' shape.
+    def _inner(self, width: int, height: int, sample_aspect: Fraction) -> tuple[int, int]:
+        """The size of the picture proper within ours, so that its shape stays."""
+        ours = Fraction(self._width, self._height)
         aspect = Fraction(width, height) * sample_aspect / self._sample_aspect
-        inner_width, inner_height = self._width, self._height
-        if aspect > Fraction(self._width, self._height):
-            inner_height = max(2, round(self._width / aspect) // 2 * 2)
-        else:
-            inner_width = max(2, round(self._height * aspect) // 2 * 2)
+        if abs(aspect - ours) <= ours * _ASPECT_TOLERANCE:
+            return self._width, self._height
+        if aspect > ours:
+            return self._width, max(2, round(self._width / aspect) // 2 * 2)
+        return max(2, round(self._height * aspect) // 2 * 2), self._height
+
+    def _open(self, width: int, height: int, pixels: str, sample_aspect: Fraction) -> Graph:
+        inner_width, inner_height = self._inner(width, height, sample_aspect)
         graph = Graph()
-        graph.threads = 1
+        graph.threads = 1  # rungs run side by side already
+        source = VideoFormat(pixels, width, height)
         nodes = [
-            graph.add_buffer(
-                width=width, height=height, format=VideoFormat(pixels, width, height), time_base=TIME_BASE
-            ),
-            graph.add("scale", f"{inner_width}:{inner_height}:flags=bicubic:out_range=tv"),
-            graph.add("format", "yuv420p"),
-            graph.add("pad", f"{self._width}:{self._height}:(ow-iw)/2:(oh-ih)/2"),
-            graph.add("setsar", f"{self._sample_aspect.numerator}/{self._sample_aspect.denominator}"),
-            graph.add("buffersink"),
+            graph.add_buffer(width=width, height=height, format=source, time_base=TIME_BASE),
+            graph.add("scale", f"{inner_width}:{inner_height}:flags=bicubic:out_range={self._range}"),
+            graph.add("format", self._pixels),
         ]
+        if (inner_width, inner_height) != (self._width, self._height):
+            nodes.append(graph.add("pad", f"{self._width}:{self._height}:(ow-iw)/2:(oh-ih)/2"))
+        nodes.append(graph.add("buffersink"))
         graph.link_nodes(*nodes).configure()
         return graph
 

@@ -9,11 +9,11 @@ from fractions import Fraction
 import av
 import structlog
 from av.video.codeccontext import VideoCodecContext
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from transcode.encoder import TIME_BASE
 from transcode.output import Output
 from transcode.rung import Shot
+from transcode.scale import Scaler
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,8 @@ class Thumbnailer(threading.Thread):
         self._height = height
         self._output = output
         self._queue: queue.Queue[Shot | None] = queue.Queue(1)
-        self._scaler = VideoReformatter()
+        self._scaler: Scaler | None = None
+        self._size = (0, 0)
         self._encoder: VideoCodecContext | None = None
 
     def offer(self, shot: Shot) -> None:
@@ -53,15 +54,10 @@ class Thumbnailer(threading.Thread):
         height = min(self._height, source.height) // 2 * 2
         aspect = Fraction(source.width, source.height) * shot.sample_aspect
         width = max(2, round(height * aspect / 2) * 2)
-        picture = self._scaler.reformat(
-            source,
-            width,
-            height,
-            "yuvj420p",
-            interpolation=Interpolation.BILINEAR,
-            dst_color_range=ColorRange.JPEG,
-            threads=1,
-        )
+        if self._scaler is None or self._size != (width, height):
+            self._size = (width, height)
+            self._scaler = Scaler(width, height, Fraction(1), pixels="yuvj420p", value_range="pc")
+        picture = self._scaler(source, shot.sample_aspect)
         if self._encoder is None or (self._encoder.width, self._encoder.height) != (width, height):
             context = av.CodecContext.create("mjpeg", "w")
             assert isinstance(context, VideoCodecContext)
