@@ -21,6 +21,10 @@ NEVER_MORE_US = 5 * MICROS
 SLEW = 8
 """Video is moved by at most 1/8 of the time that passes: 100 ms are made up in 0.8 s, unseen."""
 
+SMOOTH = 8
+"""Reports are averaged over about so many: senders stamp them with milliseconds of noise."""
+DEADBAND = 4 * VIDEO_TIMESCALE // 1000
+"""4 ms, a fifth of what may be off: below it video is left alone, so that its frames keep to their grid."""
 JUMP = 10 * VIDEO_TIMESCALE
 """A step of video beyond this is a source whose clock started anew: nothing to lead it along."""
 
@@ -47,6 +51,7 @@ class LipSync:
         self._zero_us: int | None = None
         self._offset = 0
         self._target = 0
+        self._error_us = 0
         self._last_video: int | None = None
         self.reports = 0
         self.refused_reports = 0
@@ -82,6 +87,7 @@ class LipSync:
         if kind is Kind.VIDEO:
             self._offset = self._target = 0
             self._last_video = None
+            self.synchronised = False
 
     @property
     def offset_us(self) -> int:
@@ -113,9 +119,12 @@ class LipSync:
             self.refused_reports += 1
             return
         if not self.synchronised:
-            self.arrival_error_us = error_us
+            self.arrival_error_us = self._error_us = error_us
         self.synchronised = True
-        self._target = rescale(error_us, MICROS, video.timescale)
+        self._error_us += (error_us - self._error_us) // SMOOTH
+        wanted = rescale(self._error_us, MICROS, video.timescale)
+        if abs(wanted - self._target) > DEADBAND:
+            self._target = wanted
 
     def _slewed(self, position: int) -> int:
         if self._last_video is None or abs(position - self._last_video) > JUMP:

@@ -69,7 +69,7 @@ class Publication:
     async def until(self, condition: Any, timeout_s: float = 20.0) -> None:
         """Polls: what is waited for comes from a network, not from an event of ours."""
         async with asyncio.timeout(timeout_s):
-            while not condition():
+            while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 
@@ -116,7 +116,7 @@ async def server(gate: Gate) -> AsyncIterator[Server]:
     listener.bind(("127.0.0.1", 0))
     web = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     task = asyncio.create_task(web.serve([listener]))
-    while not web.started:
+    while not web.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
     try:
         yield Server(endpoint, gate, listener.getsockname()[1])
