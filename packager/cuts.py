@@ -12,6 +12,11 @@ from media.clock import VIDEO_TIMESCALE, rescale
 from media.cut import Cut
 from packager.model import Boundary
 
+ORIGIN_S = 1
+"""Where zero of the stream's timeline lies on the packaged one. An encoder that reorders frames decodes the first one
+before it is shown, at a time below zero, which tfdt cannot hold: hence this second, added to every pts and dts alike.
+"""
+
 REMEMBERED = 128
 """Cuts kept for renditions that lag: minutes, where seconds are normal."""
 
@@ -39,12 +44,12 @@ class Cuts:
     def add(self, cut: Cut) -> Boundary:
         """A cut that was decided upstream. Its index is its number, unless an earlier broadcast or `invent` took it."""
         last = self.last
+        pts, discontinuity = cut.pts + ORIGIN_S * VIDEO_TIMESCALE, cut.discontinuity
         if self._first_of_broadcast:
             self._first_of_broadcast = False
             msn = last.msn + 1 if last else cut.index
-            return self._append(msn, cut.pts, cut.wall_us, last is not None or cut.discontinuity)
+            return self._append(msn, pts, cut.wall_us, last is not None or discontinuity)
         assert last is not None
-        pts, discontinuity = cut.pts, cut.discontinuity
         if pts <= last.pts:  # video came back before a cut of our own
             pts, discontinuity = last.pts + 1, True
         return self._append(last.msn + 1, pts, cut.wall_us, discontinuity)

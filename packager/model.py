@@ -18,7 +18,7 @@ class Boundary:
 
     msn: int
     pts: int
-    """90 kHz."""
+    """90 kHz, on the packaged timeline (see `cuts.ORIGIN_S`)."""
     wall_us: int
     discontinuity: bool
     discontinuities: int

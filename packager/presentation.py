@@ -27,7 +27,7 @@ from media.errors import HeadraceError
 from media.packet import Packet
 from media.rendition import Rendition
 from media.track import Kind, Track
-from packager.cuts import Cuts
+from packager.cuts import ORIGIN_S, Cuts
 from packager.grid import Grid, choose
 from packager.lockstep import Lockstep
 from packager.model import Boundary, Window
@@ -131,8 +131,9 @@ class Presentation:
         try:
             if isinstance(found, Video):
                 events = found.write(packet)
-                if packet.dts > self._video_front:
-                    self._video_front = packet.dts
+                front = packet.dts + ORIGIN_S * VIDEO_TIMESCALE
+                if front > self._video_front:
+                    self._video_front = front
             else:
                 found.write(packet)
                 self._guard(packet)
@@ -313,7 +314,7 @@ class Presentation:
         last = self._cuts.last
         if last is None or not self._cuts.started:
             return
-        pts = rescale(packet.pts, packet.track.timescale, VIDEO_TIMESCALE)
+        pts = rescale(packet.pts, packet.track.timescale, VIDEO_TIMESCALE) + ORIGIN_S * VIDEO_TIMESCALE
         longest_s = self.settings.segment_s + MAX_STRETCH_S + self.settings.audio_wait_s
         while pts - last.pts > longest_s * VIDEO_TIMESCALE:
             last = self._cuts.invent(self.settings.segment_s)

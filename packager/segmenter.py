@@ -8,10 +8,10 @@
 What comes out are events in order: `Opened`, then `Made` for each part, then `Closed`; `Missed` for a segment of
 which nothing came. The next number is always one higher.
 
-Decode times are the packets' own, so tfdt + composition offset is always exactly the pts, without an edit list. Only
-where the first would be below zero, which tfdt cannot hold, a constant moves them and offsets below zero make up for
-it. Not everywhere, although it would give all renditions the same tfdt at a cut: ffmpeg (5.1 and 9 alike) delays video
-by the largest negative offset that it meets, and sound would be early by that much.
+Decode times are the packets' own, moved by one constant for all tracks (`cuts.ORIGIN_S`), so tfdt + composition offset
+is always exactly the pts, without an edit list. Offsets below zero appear only where even that leaves a first decode
+time below zero. Not everywhere, although they would give all renditions the same tfdt at a cut: ffmpeg (5.1 and 9
+alike) delays video by the largest negative offset that it meets, and sound would be early by that much.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from media.rendition import Rendition
 from media.track import Kind, Track
 from packager.cmaf.fragment import STYP, Sample, chunk, prft
 from packager.cmaf.init import init_segment
-from packager.cuts import Cuts
+from packager.cuts import ORIGIN_S, Cuts
 from packager.grid import JITTER_S, Grid, nominal_rate
 from packager.model import Boundary, Init, Part
 
@@ -143,19 +143,19 @@ class Lane:
             events.append(Missed(boundary, self._init, self.timescale, start, end - start, following.pts))
         return events
 
-    def _begin(self, boundary: Boundary, packet: Packet, start: int) -> list[Event]:
+    def _begin(self, boundary: Boundary, track: Track, start: int, shown: int) -> list[Event]:
         events = self._finish()
         events += self.miss(boundary.msn)
-        self._use(packet.track)
+        self._use(track)
         self._current = boundary
         self.msn = boundary.msn
         self.started = True
         self.lost = False
         self._part_index = 0
         self._end = start
-        self._lead = packet.pts - start
+        self._lead = shown - start
         assert self._init is not None
-        events.append(Opened(boundary, self._init, packet.pts, boundary.pts))
+        events.append(Opened(boundary, self._init, shown, boundary.pts))
         return events
 
     def _use(self, track: Track) -> None:
@@ -234,7 +234,8 @@ class Video(Lane):
         """Take one packet, in decode order."""
         events: list[Event] = []
         if packet.keyframe:
-            boundary = self._cuts.latest(packet.pts, packet.track.timescale, self.msn)
+            scale = packet.track.timescale
+            boundary = self._cuts.latest(packet.pts + ORIGIN_S * scale, scale, self.msn)
             if boundary is not None:
                 events = self._start(boundary, packet)
         if self._current is None:
@@ -249,7 +250,8 @@ class Video(Lane):
         if self._samples and dts + duration - self._part_start > self._target:
             events += self._close_part()
             self._part_start = dts
-        self._samples.append(Sample(duration, packet.pts - dts, packet.keyframe, packet.data))
+        offset = packet.pts + ORIGIN_S * packet.track.timescale - dts
+        self._samples.append(Sample(duration, offset, packet.keyframe, packet.data))
         self._end = dts + duration
         if self._end - self._part_start >= self._length - self._slack:
             events += self._close_part()
@@ -258,11 +260,12 @@ class Video(Lane):
     def _start(self, boundary: Boundary, packet: Packet) -> list[Event]:
         events: list[Event] = []
         anew = self._current is None or boundary.discontinuity or not self._fits(packet.track)
-        shift = max(0, -packet.dts) if anew else self._shift
+        origin = ORIGIN_S * packet.track.timescale
+        shift = max(origin, -packet.dts) if anew else self._shift
         start = packet.dts + shift
         if not anew and self._samples:
             events += self._fit(start)
-        events += self._begin(boundary, packet, start)
+        events += self._begin(boundary, packet.track, start, packet.pts + origin)
         self._shift = shift
         if anew:
             rate = nominal_rate(self.rendition, packet.track)
@@ -296,7 +299,7 @@ class Audio(Lane):
         scale = held[0].track.timescale
         safe = held[-1].pts - int(wait_s * scale)
         if safe_90k is not None:
-            safe = max(safe, rescale(safe_90k, VIDEO_TIMESCALE, scale))
+            safe = max(safe, rescale(safe_90k, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale)
         while held and (safe_90k is None or held[0].pts + held[0].duration // 2 <= safe):
             self._frame(held.popleft(), events)
         return events
@@ -311,23 +314,25 @@ class Audio(Lane):
 
     def _frame(self, packet: Packet, events: list[Event]) -> None:
         half = packet.duration // 2
-        boundary = self._cuts.latest(packet.pts + half, packet.track.timescale, self.msn)
+        scale = packet.track.timescale
+        pts = packet.pts + ORIGIN_S * scale
+        boundary = self._cuts.latest(pts + half, scale, self.msn)
         if boundary is not None:
-            events += self._begin(boundary, packet, packet.pts)
-            self._origin = rescale(boundary.pts, VIDEO_TIMESCALE, self.timescale)
-        if self._current is None or packet.pts < 0:
+            events += self._begin(boundary, packet.track, pts, pts)
+            self._origin = rescale(boundary.pts, VIDEO_TIMESCALE, scale)
+        if self._current is None or pts < 0:
             self.dropped_packets += 1
             return
         if not self._fits(packet.track):
             self.dropped_packets += 1
             events += self.lose()
             return
-        events += self._fit(packet.pts)
-        if self._samples and packet.pts + packet.duration - self._part_start > self._target:
+        events += self._fit(pts)
+        if self._samples and pts + packet.duration - self._part_start > self._target:
             events += self._close_part()
-            self._part_start = packet.pts
+            self._part_start = pts
         self._samples.append(Sample(packet.duration, 0, True, packet.data))
-        self._end = packet.pts + packet.duration
+        self._end = pts + packet.duration
         passed = self._end + half - self._origin
         if passed >= ((self._part_start + half - self._origin) // self._length + 1) * self._length:
             events += self._close_part()
