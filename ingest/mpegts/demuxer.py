@@ -137,6 +137,7 @@ class Demuxer:
         # In the middle of a PES packet the counter is still held to: what it skips is missing.
         if stream is not None and head.start and head.payload is not None:
             self._finish(stream)
+            self._events += stream.media.flush()
             stream.assembler.expected = _CLEAR | head.counter
         self._section_counters.pop(head.pid, None)
         if stream is not None or head.pid == self._pcr_pid:

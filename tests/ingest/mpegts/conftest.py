@@ -123,6 +123,11 @@ def mux() -> Mux:
 
 
 @pytest.fixture(scope="session")
+def make_mux() -> type[Mux]:
+    return Mux
+
+
+@pytest.fixture(scope="session")
 def make_pes() -> Callable[..., bytes]:
     return pes
 
