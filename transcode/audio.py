@@ -34,6 +34,8 @@ FRAME_SAMPLES = 1024
 """Of AAC-LC."""
 MAX_SILENCE_S = 1
 """A hole longer than this is not filled: the encoder starts anew behind it."""
+MAX_WAVER_MS = 15
+"""Between the samples counted and the time that the resampler tells; more is a hole in the time."""
 _DECODERS = {Codec.AAC: "aac", Codec.OPUS: "libopus"}
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 
@@ -46,6 +48,7 @@ class AudioLine:
         self.spec = spec
         self.end = not_before
         self._output = output
+        self._next: int | None = None
         self._graph: Graph | None = None
         self._source: tuple[int, str, str] | None = None
         layout = _LAYOUTS.get(spec.channels, "stereo")
@@ -97,9 +100,9 @@ class AudioLine:
                 layout=frame.layout.name,
                 time_base=Fraction(1, frame.sample_rate),
             ),
-            # Up to 5 ms of jitter is left alone; up to 100 ms is worked off by at most 1 % of speed; more is
-            # filled with silence or cut.
-            graph.add("aresample", f"{rate}:async={rate // 100}:min_comp=0.005:min_hard_comp=0.1"),
+            # Up to 5 ms of jitter is left alone; up to 12 ms is worked off by at most 1 % of speed; more, a lost
+            # frame and above, is filled with silence or cut.
+            graph.add("aresample", f"{rate}:async={rate // 100}:min_comp=0.005:min_hard_comp=0.012"),
             graph.add("aformat", f"sample_fmts=fltp:channel_layouts={self._layout}:sample_rates={rate}"),
             graph.add("abuffersink"),
         ).configure()
@@ -120,9 +123,17 @@ class AudioLine:
             except (BlockingIOError, av.EOFError):
                 return
             assert isinstance(frame, AudioFrame)
+            rate = self.spec.sample_rate
             if frame.pts is not None and frame.time_base is not None:
-                frame.pts = round(frame.pts * frame.time_base * self.spec.sample_rate)
-                frame.time_base = Fraction(1, self.spec.sample_rate)
+                told = round(frame.pts * frame.time_base * rate)
+                # What the filter tells wavers by some samples around what it fills and stretches. The samples
+                # themselves are without a hole, so they are counted.
+                if self._next is None or told - self._next > rate * MAX_WAVER_MS // 1000:
+                    self._next = told
+            if self._next is None:
+                continue
+            frame.pts, frame.time_base = self._next, Fraction(1, rate)
+            self._next += frame.samples
             self._emit(self._encoder.encode(frame))
 
     def _emit(self, units: Iterable[AvPacket[AudioStream]]) -> None:
@@ -189,6 +200,10 @@ class AudioBranch(threading.Thread):
                 log.warning("audio_decoder_error", errors=self.errors, error=str(error))
             return
         pts = packet.pts
+        if frames and packet.duration:
+            # A decoder that starts leaves out what its encoder put in front (Opus: the pre-skip, RFC 7845 4.2).
+            first = rescale(sum(f.samples for f in frames), frames[0].sample_rate, packet.track.timescale)
+            pts += max(0, packet.duration - first)
         for frame in frames:
             frame.pts = rescale(pts, packet.track.timescale, frame.sample_rate)
             frame.time_base = Fraction(1, frame.sample_rate)

@@ -161,5 +161,5 @@ def pack(message: Message) -> bytes:
 
 
 def unpack(data: bytes) -> Message:
-    """Read a header. Raises `msgspec.DecodeError` (or its child `ValidationError`) and nothing else."""
+    """Read a header. Raises `msgspec.DecodeError` (or its child), `UnicodeDecodeError`, and nothing else."""
     return _decoder.decode(data)

@@ -51,7 +51,7 @@ class Decoder:
                 break
             try:
                 message = unpack(bytes(buffer[start:middle]))
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise ProtocolError(f"A header of the worker connection cannot be read: {error}.") from error
             frames.append((message, bytes(buffer[middle:end])))
             position = end
