@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
@@ -360,6 +361,10 @@ class Broadcast:
             "transcode": dict(self.transcode_stats),
             "notices": self.notices[-20:],
         }  # fmt: skip
+
+    def history(self) -> list[dict[str, Any]]:
+        """The last ten minutes of the source, a sample a second."""
+        return [{**asdict(sample), "protocol": dict(sample.protocol)} for sample in self.meter.history]
 
     def _notice(self, text: str) -> None:
         self.notices.append(text)

@@ -20,13 +20,14 @@ from typing import Any
 import structlog
 
 from control.api import make_app
-from control.banner import show
+from control.banner import facts, show
 from control.broadcasts import Broadcasts
 from control.certificates import Certificates
 from control.demo import URL_VARIABLE
 from control.gate import Gate
 from control.http import HttpServer, listen_tcp, listen_unix
 from control.planning import Planning
+from control.probing import summary
 from control.run_file import announced, api_address
 from control.services import Services, open_services
 from control.settings import Settings
@@ -49,6 +50,8 @@ KEEP_ENDED_S = 120.0
 DRAIN_S = 8.0
 """How long publishers and last segments may take at the end."""
 DEMO_STREAM = "demo"
+GREET_WAIT_S = 4.0
+"""How long the start-up lines wait for the hardware to be tried; the server works meanwhile."""
 
 
 class Node:
@@ -73,7 +76,29 @@ class Node:
         self.listeners: list[RtmpServer] = []
         self.notes: list[str] = []
         """What a person at the terminal should know: parts that are missing, and why."""
-        self.ready = False
+        self._listening = False
+        self._probed = asyncio.Event()
+        self._certificates: Certificates | None = None
+
+    def parts(self) -> dict[str, bool]:
+        """Each part that should run, and whether it does."""
+        found = {"origin": True, "listeners": self._listening and not self.gate.draining}
+        if self.edge is not None:
+            found["edge"] = self.edge.ready
+        return found
+
+    async def _greet(self, demo: bool) -> None:
+        """Tell the person at the terminal where everything is, once it is known what the hardware can do."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GREET_WAIT_S):
+                await self._probed.wait()
+        show(
+            facts(
+                self._settings, self._data, streams=len(self._services.streams.list()),
+                certificates=self._certificates, hardware=summary(self.planning.hardware) or "still being tried",
+                demo=DEMO_STREAM if demo else "", notes=self.notes,
+            )
+        )  # fmt: skip
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._group is not None
@@ -95,11 +120,10 @@ class Node:
                 await self._start(stack)
                 if demo:
                     await self._start_demo(stack)
-                self.ready = True
-                show(Status(self).facts())
+                self._listening = True
+                await self._greet(demo)
                 await self._stopping.wait()
                 log.info("draining", publishers=len(self.broadcasts.on_air()))
-                self.ready = False
         finally:
             shutil.rmtree(self._sockets, ignore_errors=True)
 
@@ -152,7 +176,7 @@ class Node:
         if settings.rtmp.enabled:
             self.listeners.append(RtmpServer(settings.rtmp, self.gate, limits=settings.limits))
         if settings.rtmps.enabled:
-            certificates = Certificates(settings, self._data)
+            self._certificates = certificates = Certificates(settings, self._data)
             self.listeners.append(
                 RtmpServer(
                     settings.rtmps, self.gate, limits=settings.limits, tls=certificates.context, protocol="rtmps"
@@ -188,7 +212,8 @@ class Node:
     async def _probe(self) -> None:
         """Find out what hardware works, without holding anything up."""
         if self._settings.transcode.enabled and self._settings.transcode.hardware:
-            self.planning.hardware = await probe(self._settings.transcode)
+            self.planning.hardware = await probe()
+        self._probed.set()
 
     async def _start_demo(self, stack: contextlib.AsyncExitStack) -> None:
         """A stream of its own, a fresh key, and an encoder process that publishes to our real RTMP port."""
@@ -218,7 +243,8 @@ class Node:
 
 async def serve(settings: Settings, data: Path, *, demo: bool) -> int:
     """Run a node until SIGTERM or SIGINT. Returns the exit status."""
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240  # nothing runs yet that it could hold up
+    status = 0
     try:
         async with open_services(data, database_url=settings.database.url) as services:
             node = Node(settings, data, services)
@@ -229,11 +255,11 @@ async def serve(settings: Settings, data: Path, *, demo: bool) -> int:
     except* HeadraceError as errors:
         for error in _leaves(errors):
             print(f"headrace: {error}", file=sys.stderr)
-        return 1
-    return 0
+        status = 1
+    return status
 
 
-def _leaves(group: BaseExceptionGroup[HeadraceError]) -> list[BaseException]:
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     found: list[BaseException] = []
     for error in group.exceptions:
         found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]

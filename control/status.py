@@ -1,0 +1,43 @@
+"""The running server as operators see it: what API, metrics and banner ask. Implements `control.ports.Node`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ingest.ports import StopReason
+
+if TYPE_CHECKING:
+    from control.node import Node
+
+
+class Status:
+    """A view of one node; holds nothing of its own."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def ready(self) -> Mapping[str, bool]:
+        return self._node.parts()
+
+    def broadcasts(self) -> Sequence[Mapping[str, Any]]:
+        return [b.describe() for b in self._node.broadcasts.all()]
+
+    def broadcast(self, broadcast_id: str) -> Mapping[str, Any] | None:
+        found = self._node.broadcasts.find(broadcast_id)
+        return None if found is None else {**found.describe(), "history": found.history()}
+
+    async def stop_broadcast(self, broadcast_id: str) -> bool:
+        found = self._node.broadcasts.find(broadcast_id)
+        if found is None or found.ended is not None:
+            return False
+        found.stop(StopReason.KICKED, "an operator ended this broadcast")
+        return True
+
+    def hardware(self) -> Mapping[str, Any] | None:
+        found = self._node.planning.hardware
+        return None if found is None else found.as_json()
+
+    async def metrics(self) -> str:
+        edge = self._node.edge
+        return (await edge.metrics()).decode() if edge is not None else ""
