@@ -13,10 +13,11 @@ from ingest.timeline import Timeline
 from ingest.whip.aiortc_hooks import Tap, tap_receiver
 from ingest.whip.keyframes import Pacer
 from ingest.whip.lipsync import LipSync
-from ingest.whip.rtp import Frames, Nacks, Piece, Reorder
+from ingest.whip.rtp import Frames, Jitter, Nacks, Piece, Reorder
 from ingest.whip.sdp import Offer
 from ingest.whip.tracks import Audio, Coded, Video
 from media.clock import VIDEO_TIMESCALE, rescale
+from media.codecs import opus
 from media.packet import Gap, Packet
 from media.track import Codec, Kind
 
@@ -40,6 +41,7 @@ class Receive:
         self._sync = LipSync()
         self._frames = Frames(max_frame_bytes=limits.max_message_bytes)
         self._nacks = Nacks()
+        self._jitter = {Kind.VIDEO: Jitter(VIDEO_TIMESCALE), Kind.AUDIO: Jitter(opus.CLOCK_HZ)}
         self._audio_order = Reorder(AUDIO_HOLE_US, AUDIO_HELD)
         self.video = Video(self._codecs.get(Kind.VIDEO, Codec.H264), self._sync)
         self.audio = Audio(self._sync)
@@ -48,6 +50,7 @@ class Receive:
         self._ssrc: dict[Kind, int] = {}
         self._heard_us: int | None = None
         self._reported_us = 0
+        self._reported = (0, 0)
         self._open = True
         self._timeline = Timeline(publication.origin, UNWRAPPED_90K, jump_limit_s=limits.max_timestamp_jump_s)
         self.packets = 0
@@ -92,10 +95,15 @@ class Receive:
         if now_us - self._reported_us < REPORT_US:
             return
         self._reported_us = now_us
-        expected = self.packets + self._frames.order.lost + self._audio_order.lost
+        lost = self._frames.order.lost + self._audio_order.lost
+        came = self.packets + lost
+        holes = self._nacks.holes + self._audio_order.lost
+        expected, missed = came - self._reported[0], holes - self._reported[1]
+        self._reported = came, holes
         self._publication.report(
-            loss_ratio=self._nacks.holes / max(1, expected),
-            unrecovered_packets=self._frames.order.lost + self._audio_order.lost,
+            loss_ratio=min(1.0, missed / expected) if expected > 0 else 0.0,
+            network_jitter_ms=round(max(jitter.value_us for jitter in self._jitter.values()) / 1000, 1),
+            unrecovered_packets=lost,
             retransmitted_packets=self._nacks.recovered,
             dropped_frames=self._frames.dropped_frames + self.video.bad_frames,
             keyframe_requests=self.pacer.requests,
@@ -120,7 +128,7 @@ class Receive:
         }
 
     def _video_piece(self, ssrc: int, piece: Piece) -> None:
-        now_us = self._count(piece)
+        now_us = self._count(Kind.VIDEO, piece)
         if self._ssrc.setdefault(Kind.VIDEO, ssrc) != ssrc:
             self._ssrc[Kind.VIDEO] = ssrc
             self._frames.restart()
@@ -133,7 +141,7 @@ class Receive:
                 self._emit(coded, now_us)
 
     def _audio_piece(self, ssrc: int, piece: Piece) -> None:
-        now_us = self._count(piece)
+        now_us = self._count(Kind.AUDIO, piece)
         if self._ssrc.setdefault(Kind.AUDIO, ssrc) != ssrc:
             self._ssrc[Kind.AUDIO] = ssrc
             self._audio_order = Reorder(AUDIO_HOLE_US, AUDIO_HELD)
@@ -144,11 +152,12 @@ class Receive:
                 if coded is not None:
                     self._emit(coded, now_us)
 
-    def _count(self, piece: Piece) -> int:
+    def _count(self, kind: Kind, piece: Piece) -> int:
         now_us = self._now_us()
         self._heard_us = now_us
         self.packets += 1
         self.bytes += len(piece.data)
+        self._jitter[kind].add(piece.timestamp, now_us)
         return now_us
 
     def _emit(self, coded: Coded, now_us: int) -> None:

@@ -181,6 +181,26 @@ class Frames:
         self._size = 0
 
 
+class Jitter:
+    """Interarrival jitter (RFC 3550 6.4.1, A.8), in microseconds."""
+
+    def __init__(self, clock_hz: int) -> None:
+        self._hz = clock_hz
+        self._last: tuple[int, int] | None = None
+        self.value_us = 0.0
+
+    def add(self, timestamp: int, now_us: int) -> None:
+        """A packet with this RTP timestamp (32 bits) has come. Packets of the same frame count once."""
+        if self._last is not None:
+            before, before_us = self._last
+            if timestamp == before:
+                return
+            step = (timestamp - before + (1 << 31)) % (1 << 32) - (1 << 31)
+            off_us = abs(now_us - before_us - step * 1_000_000 / self._hz)
+            self.value_us += (min(off_us, 1_000_000) - self.value_us) / 16
+        self._last = timestamp, now_us
+
+
 class Nacks:
     """Which missing packets to ask for again now (RFC 4585 6.2.1)."""
 

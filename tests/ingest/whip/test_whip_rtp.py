@@ -8,7 +8,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.whip.rtp import Frames, Nacks, Piece, Reorder, h264_starts_key, vp8_starts_key
+from ingest.whip.rtp import Frames, Jitter, Nacks, Piece, Reorder, h264_starts_key, vp8_starts_key
 
 MS = 1000
 
@@ -138,6 +138,17 @@ def test_a_bad_network_loses_no_frame_while_retransmissions_come_in_time() -> No
     assert frames.order.lost == 0
     assert [frame.timestamp for frame in got] == [3000 * n for n in range(3_000)]
     assert nacks.holes > 400
+
+
+def test_jitter_of_a_steady_and_of_an_unsteady_sender() -> None:
+    steady, unsteady = Jitter(90_000), Jitter(90_000)
+    for frame in range(400):
+        timestamp = (4_294_900_000 + frame * 3_600) % (1 << 32)
+        steady.add(timestamp, frame * 40 * MS)
+        steady.add(timestamp, frame * 40 * MS + 7 * MS)
+        unsteady.add(timestamp, frame * 40 * MS + frame % 2 * 10 * MS)
+    assert steady.value_us < 1
+    assert abs(unsteady.value_us - 10 * MS) < 100
 
 
 def test_keyframes_are_known_by_their_first_packet() -> None:
