@@ -198,7 +198,7 @@ class Presentation:
     def ready(self) -> bool:
         """Whether there is something to show: every declared rendition has its first part, or `start_wait_s` is
         over (then the lockstep has published those that have one)."""
-        return any(shelf.current is not None or shelf.listed for shelf in self.shelves.values())
+        return any(shelf.shows for shelf in self.shelves.values())
 
     @property
     def part_target(self) -> Fraction:
@@ -229,7 +229,7 @@ class Presentation:
             self._windows = {
                 name: shelf.window(self.epoch, self.version, self.settings.segment_s, self._grid.target_s, self.ended)
                 for name, shelf in self.shelves.items()
-                if shelf.current is not None or shelf.listed
+                if shelf.shows
             }
         return self._windows
 

@@ -290,17 +290,17 @@ class Audio(Lane):
         self.held.append(packet)
 
     def pump(self, safe_90k: int | None, wait_s: float) -> list[Event]:
-        """Let frames through. All cuts at or before `safe_90k` are known (None: every cut is); frames that are
-        `wait_s` older than the newest go through without that certainty."""
+        """Let frames through. All cuts at or before `safe_90k` are known (None: those before the newest frame, for
+        audio decides the cuts itself); frames `wait_s` older than the newest go through without that certainty."""
         held = self.held
         if not held:
             return []
         events: list[Event] = []
         scale = held[0].track.timescale
-        safe = held[-1].pts - int(wait_s * scale)
+        safe = held[-1].pts
         if safe_90k is not None:
-            safe = max(safe, rescale(safe_90k, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale)
-        while held and (safe_90k is None or held[0].pts + held[0].duration // 2 <= safe):
+            safe = max(safe - int(wait_s * scale), rescale(safe_90k, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale)
+        while held and held[0].pts + held[0].duration // 2 <= safe:
             self._frame(held.popleft(), events)
         return events
 
@@ -310,7 +310,10 @@ class Audio(Lane):
         return super().lose()
 
     def end(self) -> list[Event]:
-        return self.pump(None, 0) + super().end()
+        events: list[Event] = []
+        while self.held:
+            self._frame(self.held.popleft(), events)
+        return events + super().end()
 
     def _frame(self, packet: Packet, events: list[Event]) -> None:
         half = packet.duration // 2

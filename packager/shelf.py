@@ -41,6 +41,11 @@ class Shelf:
         self._by_msn: dict[int, Segment] = {}
         self._longest_s = 0.0
 
+    @property
+    def shows(self) -> bool:
+        """Whether there is something to list."""
+        return bool(self.listed) or (self.current is not None and bool(self.current.parts))
+
     def apply(self, event: Event, now: float) -> Segment | None:
         """Take what is published; answers the segment that this completed, if any."""
         match event:

@@ -54,15 +54,15 @@ def render(window: Window, others: Iterable[Report] = (), *, delta: bool = False
     if skipped:
         lines.append(f"#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}")
     parts_from = _parts_from(window, shown)
-    init: Init | None = shown[skipped - 1].init if skipped else None
+    # A delta resolves by itself: its first segment states its map, as in a full playlist.
+    init: Init | None = None
     for segment in shown[skipped:]:
         if segment.init is not None and segment.init is not init:
             init = segment.init
-            # A delta must resolve on its own: the first kept segment states its map even if unchanged.
-            lines_map = f'#EXT-X-MAP:URI="{init.name}"'
+            map_line = f'#EXT-X-MAP:URI="{init.name}"'
         else:
-            lines_map = ""
-        lines += _segment(window, segment, lines_map, segment.msn >= parts_from)
+            map_line = ""
+        lines += _segment(window, segment, map_line, segment.msn >= parts_from)
     if window.ended:
         lines.append("#EXT-X-ENDLIST")
     else:
