@@ -181,6 +181,12 @@ class Keys:
         self._note("revoked", key_id)
         return self.find(key_id)
 
+    def signing_key(self, key_id: str) -> str:
+        """The signing key of that id in plain, for making tokens; `Refused` for any other key."""
+        if not self.find(key_id).signing:
+            raise Refused(f"The key {key_id!r} is no signing key.", slug="not_a_signing_key")
+        return signing_key(self._secret, key_id)
+
     async def verify(self, key: str, *, protocol: str, address: str, resumable: Collection[str] = ()) -> Grant:
         """Admit whoever holds `key` (a stream key or a publish token), or raise `Refused`.
 

@@ -1,0 +1,78 @@
+"""`/v1/broadcasts` and `/v1/hardware`: the running server, looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+
+from control.ports import Node
+from media.errors import Refused
+
+EVENT_S = 1.0
+
+
+def broadcasts_router(node: Node) -> APIRouter:
+    """The routes about broadcasts and hardware. The caller guards them with the admin token."""
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/broadcasts", tags=["broadcasts"])
+    async def broadcasts() -> list[Mapping[str, Any]]:
+        """Broadcasts on air first, then the recent past, newest first."""
+        return list(node.broadcasts())
+
+    @router.get("/broadcasts/{broadcast_id}", tags=["broadcasts"])
+    async def broadcast(broadcast_id: str) -> Mapping[str, Any]:
+        """One broadcast: source, health with its history, renditions, transcoding."""
+        return _found(node, broadcast_id)
+
+    @router.get("/broadcasts/{broadcast_id}/events", tags=["broadcasts"])
+    async def events(broadcast_id: str) -> StreamingResponse:
+        """The broadcast once a second as server-sent events, until it ends."""
+        _found(node, broadcast_id)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(_events(node, broadcast_id), media_type="text/event-stream", headers=headers)
+
+    @router.post("/broadcasts/{broadcast_id}/stop", tags=["broadcasts"])
+    async def stop(broadcast_id: str) -> dict[str, Any]:
+        """End a broadcast; its publisher is told."""
+        if not await node.stop_broadcast(broadcast_id):
+            raise _unknown(broadcast_id)
+        return {"id": broadcast_id, "stopped": True}
+
+    @router.get("/hardware", tags=["server"])
+    async def hardware() -> dict[str, Any]:
+        """Encoders and devices, each tried on this machine."""
+        found = node.hardware()
+        return {"probed": found is not None, **(found or {})}
+
+    return router
+
+
+async def _events(node: Node, broadcast_id: str) -> AsyncIterator[str]:
+    """The history goes along once; after that each event carries the state alone."""
+    first = True
+    while (found := node.broadcast(broadcast_id)) is not None:
+        shown = dict(found)
+        if not first:
+            shown.pop("history", None)
+        first = False
+        yield f"event: broadcast\ndata: {json.dumps(shown)}\n\n"
+        if shown.get("ended") is not None:
+            return
+        await asyncio.sleep(EVENT_S)
+
+
+def _found(node: Node, broadcast_id: str) -> Mapping[str, Any]:
+    found = node.broadcast(broadcast_id)
+    if found is None:
+        raise _unknown(broadcast_id)
+    return found
+
+
+def _unknown(broadcast_id: str) -> Refused:
+    return Refused(f"There is no broadcast {broadcast_id!r} on air.", slug="unknown_broadcast")

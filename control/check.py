@@ -1,0 +1,219 @@
+"""`headrace check`: what would keep a start from working, or a stream from getting through, in words."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import datetime
+import importlib.metadata
+import os
+import shutil
+import socket
+import ssl
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from control.certificates import CertificateError, Certificates
+from control.database import Database, DatabaseError
+from control.run_file import running
+from control.settings import Settings
+
+LOW_DISK_BYTES = 2**30
+LOW_FILES = 4096
+BAD_CLOCK_S = 1.0
+NTP_TIMEOUT_S = 1.5
+_NTP_EPOCH = 2_208_988_800
+"""Seconds from 1900 to 1970 (RFC 5905)."""
+
+
+class Verdict(Enum):
+    GOOD = "ok"
+    NOTE = "note"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Verdict
+    text: str
+
+
+def run_checks(settings: Settings, data: Path, *, ntp_server: str = "pool.ntp.org") -> list[Result]:
+    """Look at everything. Changes nothing but what a start would change too (the data folder, the certificate)."""
+    found = [Result("settings", Verdict.GOOD, "understood")]
+    checks: tuple[Callable[[], Iterator[Result]], ...] = (
+        lambda: _folder(data),
+        lambda: _database(settings, data),
+        lambda: _ports(settings, data),
+        lambda: _certificates(settings, data),
+        _libraries,
+        lambda: _srt(settings),
+        _limits,
+        lambda: _clock(ntp_server),
+    )
+    for check in checks:
+        found.extend(check())
+    return found
+
+
+def _folder(data: Path) -> Iterator[Result]:
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=data):
+            pass
+    except OSError as error:
+        yield Result("data folder", Verdict.BAD, f"{data} cannot be written: {error.strerror}")
+        return
+    free = shutil.disk_usage(data).free
+    text = f"{data.resolve()}, {free / 2**30:.1f} GiB free"
+    yield Result("data folder", Verdict.NOTE if free < LOW_DISK_BYTES else Verdict.GOOD, text)
+    exposed = [p.name for p in (data / "secret", data / "admin-token") if p.exists() and p.stat().st_mode & 0o077]
+    if exposed:
+        yield Result("data folder", Verdict.BAD, f"others may read {', '.join(exposed)}: chmod 600 it")
+
+
+def _database(settings: Settings, data: Path) -> Iterator[Result]:
+    async def try_it() -> str:
+        database = Database.in_folder(data, settings.database.url)
+        await database.open()
+        await database.close()
+        return database.shown_url
+
+    try:
+        yield Result("database", Verdict.GOOD, asyncio.run(try_it()))
+    except (DatabaseError, OSError) as error:
+        yield Result("database", Verdict.BAD, str(error))
+
+
+def _ports(settings: Settings, data: Path) -> Iterator[Result]:
+    server = running(data)
+    if server is not None:
+        yield Result("ports", Verdict.GOOD, f"a server runs on this data folder (process {server.pid}) and has them")
+        return
+    for section, listener, kind in (
+        ("rtmp", settings.rtmp, socket.SOCK_STREAM),
+        ("rtmps", settings.rtmps, socket.SOCK_STREAM),
+        ("srt", settings.srt, socket.SOCK_DGRAM),
+        ("edge", settings.edge, socket.SOCK_STREAM),
+        ("origin", settings.origin, socket.SOCK_STREAM),
+        ("api", settings.api, socket.SOCK_STREAM),
+    ):
+        if not listener.enabled:
+            yield Result(f"{section}.port", Verdict.NOTE, "switched off")
+            continue
+        family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
+        transport = "udp" if kind == socket.SOCK_DGRAM else "tcp"
+        try:
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
+                probe.bind((listener.host, listener.port))
+        except OSError as error:
+            text = f"{listener.port}/{transport}: {error.strerror}; stop what listens there, or set {section}.port"
+            yield Result(f"{section}.port", Verdict.BAD, text)
+        else:
+            yield Result(f"{section}.port", Verdict.GOOD, f"{listener.port}/{transport} is free")
+
+
+def _certificates(settings: Settings, data: Path) -> Iterator[Result]:
+    if not settings.rtmps.enabled:
+        return
+    certificates = Certificates(settings, data)
+    try:
+        certificates.context()
+        days = (certificates.ends() - datetime.datetime.now(datetime.UTC)).days
+    except (CertificateError, OSError) as error:
+        yield Result("certificate", Verdict.BAD, str(error))
+        return
+    verdict = Verdict.BAD if days < 0 else Verdict.NOTE if days < 14 else Verdict.GOOD
+    yield Result("certificate", verdict, f"{certificates.certificate}, good for {days} days")
+    if not certificates.own:
+        if _is_trusted(certificates.authority):
+            yield Result("trust", Verdict.GOOD, "this machine trusts the local authority")
+        else:
+            text = f"encoders that verify need this once: {certificates.trust_command()}"
+            yield Result("trust", Verdict.NOTE, text)
+
+
+def _is_trusted(authority: Path) -> bool:
+    der = ssl.PEM_cert_to_DER_cert(authority.read_text())
+    return der in ssl.create_default_context().get_ca_certs(binary_form=True)
+
+
+def _libraries() -> Iterator[Result]:
+    for name in ("av", "aiortc", "uvloop", "sqlalchemy", "fastapi"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Result(name, Verdict.BAD, "not installed: run `make venv`")
+            continue
+        yield Result(name, Verdict.GOOD, version + (f", FFmpeg {_ffmpeg_version()}" if name == "av" else ""))
+
+
+def _ffmpeg_version() -> str:
+    import av
+
+    return str(av.ffmpeg_version_info)
+
+
+def _srt(settings: Settings) -> Iterator[Result]:
+    if not settings.srt.enabled:
+        return
+    names = [settings.srt.library] if settings.srt.library else ["libsrt.so.1.5", "libsrt-gnutls.so.1.5"]
+    for name in names:
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        number = library.srt_getversion()
+        yield Result("libsrt", Verdict.GOOD, f"{number >> 16 & 255}.{number >> 8 & 255}.{number & 255} ({name})")
+        return
+    yield Result("libsrt", Verdict.NOTE, "not found, so SRT stays off: sudo apt install libsrt1.5-openssl")
+
+
+def _limits() -> Iterator[Result]:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < LOW_FILES:
+        text = f"only {soft} (hard limit {hard}) for connections: raise it, e.g. ulimit -n 65536"
+        yield Result("open files", Verdict.NOTE, text)
+    else:
+        yield Result("open files", Verdict.GOOD, str(soft))
+    yield Result("cpus", Verdict.GOOD, str(len(os.sched_getaffinity(0))))
+
+
+def _clock(server: str) -> Iterator[Result]:
+    """Ask one time server, once. DASH players and PROGRAM-DATE-TIME live by the wall clock."""
+    offset_s = clock_offset_s(server)
+    if offset_s is None:
+        yield Result("clock", Verdict.NOTE, f"not compared: {server} did not answer")
+    elif abs(offset_s) > BAD_CLOCK_S:
+        yield Result("clock", Verdict.BAD, f"{offset_s:+.1f} s off: DASH viewers will stall; synchronise it")
+    else:
+        yield Result("clock", Verdict.GOOD, f"{offset_s * 1000:+.0f} ms off")
+
+
+def clock_offset_s(server: str, port: int = 123) -> float | None:
+    """This clock's distance to a time server's (SNTP, RFC 5905), in seconds; None where none answers."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+            asker.settimeout(NTP_TIMEOUT_S)
+            asker.connect((server, port))
+            sent = time.time()
+            asker.send(b"\x23" + bytes(47))
+            reply = asker.recv(128)
+            received = time.time()
+    except OSError:
+        return None
+    if len(reply) < 48 or reply[1] == 0:  # stratum 0: "kiss of death", no time in it
+        return None
+    theirs = [whole + part / 2**32 - _NTP_EPOCH for whole, part in struct.iter_unpack("!II", reply[32:48])]
+    return float((sent - theirs[0]) + (received - theirs[1])) / 2

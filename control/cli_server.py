@@ -1,0 +1,96 @@
+"""`headrace serve`, `edge`, `probe` and `check`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from control.cli_common import AsJson, Config, Data, Flags, folder, read_settings, say, say_json
+from control.settings import Settings
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command("serve")(_serve)
+    app.command("edge")(_edge)
+    app.command("probe")(_probe)
+    app.command("check")(_check)
+
+
+def _serve(
+    config: Config = None,
+    data: Data = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Also publish a moving test picture with sound to itself.")
+    ] = False,
+    flags: Flags = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run everything on this machine."""
+    settings = read_settings(config, flags)
+    if as_json:
+        settings = _log_as_json(settings)
+    from control.logging import configure
+    from control.node import serve
+
+    configure(settings.log)
+    raise typer.Exit(_run(serve(settings, folder(data), demo=demo)))
+
+
+def _log_as_json(settings: Settings) -> Settings:
+    return settings.model_copy(update={"log": settings.log.model_copy(update={"format": "json"})})
+
+
+def _run(main: object) -> int:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        status: int = runner.run(main)  # type: ignore[arg-type]
+    return status
+
+
+def _edge(
+    origin: Annotated[str, typer.Option("--origin", help="URL of the origin, e.g. http://core:8082")],
+    port: Annotated[int | None, typer.Option("--port", help="Port for viewers [default: edge.port]")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", help="Port for this edge's own /metrics [default: none]")
+    ] = None,
+    config: Config = None,
+    flags: Flags = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run an edge on its own."""
+    settings = read_settings(config, [*(flags or ()), *([] if port is None else [f"edge.port={port}"])])
+    if as_json:
+        settings = _log_as_json(settings)
+    from control.edge_alone import serve_edge
+    from control.logging import configure
+
+    configure(settings.log)
+    raise typer.Exit(_run(serve_edge(settings.edge, origin, metrics_port)))
+
+
+def _probe(config: Config = None, flags: Flags = None, as_json: AsJson = False) -> None:
+    """Try every encoder and device, and say which work here."""
+    from control.probing import show
+    from transcode.hardware import probe
+
+    del config, flags  # taken by every command; the trials depend on the machine alone
+    hardware = asyncio.run(probe())
+    return say_json(hardware.as_json()) if as_json else show(hardware)
+
+
+def _check(config: Config = None, data: Data = None, flags: Flags = None, as_json: AsJson = False) -> None:
+    """Check the settings and the surroundings: ports, certificates, disk, clock, libraries."""
+    from control.check import run_checks
+
+    results = run_checks(read_settings(config, flags), Path(folder(data)))
+    if as_json:
+        say_json([{"name": r.name, "verdict": r.verdict.value, "text": r.text} for r in results])
+    else:
+        for result in results:
+            say(f"{result.verdict.value:<8}{result.name:<16}{result.text}")
+    raise typer.Exit(int(any(result.verdict.value == "bad" for result in results)))

@@ -1,0 +1,121 @@
+"""Prometheus metrics of the core, gathered when they are asked for: `headrace_<package>_<what>_<unit>`.
+
+Everything is read from the node's own descriptions at scrape time: no second set of counters that could disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from control.ports import Node
+from control.services import Services
+
+LABELS = ("stream", "broadcast")
+
+_SOURCE: Mapping[str, tuple[str, str]] = {
+    "bitrate_bits": ("headrace_ingest_bitrate_bits", "Bits per second that the publisher sends."),
+    "frame_rate": ("headrace_ingest_frame_rate_hertz", "Frames per second that arrive."),
+    "keyframe_interval_s": ("headrace_ingest_keyframe_interval_seconds", "Mean distance of keyframes."),
+    "av_offset_ms": ("headrace_ingest_av_offset_milliseconds", "Newest audio less newest video."),
+    "jitter_ms": ("headrace_ingest_jitter_milliseconds", "Spread of arrival against media time."),
+    "rtt_ms": ("headrace_ingest_rtt_milliseconds", "Round-trip time as the protocol knows it."),
+    "loss_ratio": ("headrace_ingest_loss_ratio", "Packets lost, as the protocol knows it."),
+}
+_TRANSCODE: Mapping[str, tuple[str, str]] = {
+    "speed_ratio": ("headrace_transcode_speed_ratio", "Media seconds per second; below 1 the worker falls behind."),
+    "queue_s": ("headrace_transcode_queue_seconds", "Media time that waits for the worker."),
+    "queue_bytes": ("headrace_transcode_queue_bytes", "Bytes that wait for the worker."),
+}
+_COUNTERS: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("source", "bytes"): ("headrace_ingest_received_bytes", "Bytes of media received."),
+    ("source", "gaps"): ("headrace_ingest_gaps", "Breaks of the source's time line."),
+    ("transcode", "frames"): ("headrace_transcode_frames", "Frames decoded."),
+    ("transcode", "dropped_frames"): ("headrace_transcode_dropped_frames", "Frames that were not encoded."),
+    ("transcode", "restarts"): ("headrace_transcode_restarts", "Workers that died and were replaced."),
+}
+
+
+class CoreCollector(Collector):
+    """Turns the node's descriptions into metrics."""
+
+    def __init__(self, services: Services, node: Node) -> None:
+        self._services = services
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of the core, at this moment."""
+        live = [b for b in self._node.broadcasts() if b.get("ended") is None]
+        yield _gauge("headrace_control_broadcasts", "Broadcasts on air.", len(live))
+        yield _gauge("headrace_control_streams", "Streams that exist.", len(self._services.streams.list()))
+        ready = GaugeMetricFamily("headrace_control_ready", "1 where a part of the server works.", labels=["part"])
+        for part, works in self._node.ready().items():
+            ready.add_metric([part], float(works))
+        yield ready
+        yield from self._gate()
+        yield from _of_broadcasts(live)
+
+    def _gate(self) -> Iterator[Metric]:
+        keys = self._services.keys
+        refused = CounterMetricFamily("headrace_control_refused_keys", "Attempts refused.", labels=["reason"])
+        for slug, count in sorted(keys.refusals.items()):
+            refused.add_metric([slug], count)
+        yield refused
+        dropped = CounterMetricFamily("headrace_control_audit_dropped_entries", "Audit entries that were lost.")
+        dropped.add_metric([], self._services.audit.dropped)
+        yield dropped
+
+
+def _of_broadcasts(live: list[Mapping[str, Any]]) -> Iterator[Metric]:
+    for section, table in (("source", _SOURCE), ("transcode", _TRANSCODE)):
+        for field, (name, text) in table.items():
+            gauge = GaugeMetricFamily(name, text, labels=LABELS)
+            for labels, value in _values(live, section, field):
+                gauge.add_metric(labels, value)
+            yield gauge
+    for (section, field), (name, text) in _COUNTERS.items():
+        counter = CounterMetricFamily(name, text, labels=LABELS)
+        for labels, value in _values(live, section, field):
+            counter.add_metric(labels, value)
+        yield counter
+    dropped = CounterMetricFamily("headrace_control_dropped_packets", "Packets nobody could take.", labels=LABELS)
+    for broadcast in live:
+        count = broadcast.get("dropped_packets")
+        if isinstance(count, (int, float)):
+            dropped.add_metric(_labels(broadcast), count)
+    yield dropped
+
+
+def _values(live: list[Mapping[str, Any]], section: str, field: str) -> Iterator[tuple[list[str], float]]:
+    for broadcast in live:
+        value = (broadcast.get(section) or {}).get(field)
+        if isinstance(value, (int, float)):
+            yield _labels(broadcast), float(value)
+
+
+def _labels(broadcast: Mapping[str, Any]) -> list[str]:
+    return [str(broadcast["stream"]), str(broadcast["id"])]
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def make_registry(services: Services, node: Node) -> CollectorRegistry:
+    """The registry of one server: the core's metrics and those of its process."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(CoreCollector(services, node))
+    ProcessCollector(registry=registry, namespace="headrace_control")
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def render(registry: CollectorRegistry, more: str) -> bytes:
+    """The registry as text, and behind it the metrics of other processes."""
+    return generate_latest(registry) + more.encode()

@@ -1,0 +1,34 @@
+"""What the API needs of the running server. The composition supplies it; nothing here knows how it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Node(Protocol):
+    """A running server as its operators see it. Every answer is ready for JSON."""
+
+    def ready(self) -> Mapping[str, bool]:
+        """Each part of the server by name, and whether it works; the server is ready when all do."""
+        ...
+
+    def broadcasts(self) -> Sequence[Mapping[str, Any]]:
+        """Broadcasts on air first, then the recent past: `id`, `stream`, `state`, `source`, `health`, ..."""
+        ...
+
+    def broadcast(self, broadcast_id: str) -> Mapping[str, Any] | None:
+        """One broadcast, with its `history` of samples; None if it is unknown."""
+        ...
+
+    async def stop_broadcast(self, broadcast_id: str) -> bool:
+        """End a broadcast and send its publisher away. False if there is none of that id on air."""
+        ...
+
+    def hardware(self) -> Mapping[str, Any] | None:
+        """Encoders and devices as probed; None while probing goes on."""
+        ...
+
+    async def metrics(self) -> str:
+        """Metrics of other processes (edge workers) as Prometheus text; empty where there are none."""
+        ...

@@ -1,0 +1,220 @@
+"""The API over ASGI, with real services and a node that stands still."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from control.api import make_app
+from control.client import ROUTES
+from control.operations import Operations
+from control.secret_files import admin_token
+from control.services import Services, open_services
+from control.settings import Settings
+
+BROADCAST = {
+    "id": "b1",
+    "stream": "main",
+    "state": "live",
+    "started": 1.0,
+    "ended": None,
+    "source": {"bitrate_bits": 6_000_000, "frame_rate": 30.0, "rtt_ms": 12.5, "bytes": 10},
+    "transcode": {"speed_ratio": 1.5, "state": "running"},
+    "dropped_packets": 3,
+}
+
+
+class StillNode:
+    """Implements `control.ports.Node`."""
+
+    def __init__(self) -> None:
+        self.parts = {"rtmp": True}
+        self.live: list[dict[str, Any]] = [dict(BROADCAST)]
+        self.stopped: list[str] = []
+
+    def ready(self) -> Mapping[str, bool]:
+        return self.parts
+
+    def broadcasts(self) -> Sequence[Mapping[str, Any]]:
+        return self.live
+
+    def broadcast(self, broadcast_id: str) -> Mapping[str, Any] | None:
+        return next((b for b in self.live if b["id"] == broadcast_id), None)
+
+    async def stop_broadcast(self, broadcast_id: str) -> bool:
+        self.stopped.append(broadcast_id)
+        return self.broadcast(broadcast_id) is not None
+
+    def hardware(self) -> Mapping[str, Any] | None:
+        return {"cpus": 2, "trials": []}
+
+    async def metrics(self) -> str:
+        return 'headrace_edge_requests_total{result="hit"} 5.0\n'
+
+
+@pytest.fixture
+def node() -> StillNode:
+    return StillNode()
+
+
+@pytest.fixture
+async def services(tmp_path: Path) -> AsyncIterator[Services]:
+    async with open_services(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def stranger(services: Services, node: StillNode) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(make_app(services, Settings(), node))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://api") as client:
+        yield client
+
+
+@pytest.fixture
+async def admin(stranger: httpx2.AsyncClient, services: Services) -> httpx2.AsyncClient:
+    stranger.headers["Authorization"] = f"Bearer {admin_token(services.data)}"
+    return stranger
+
+
+async def test_everything_but_health_needs_the_token(stranger: httpx2.AsyncClient, services: Services) -> None:
+    app = make_app(services, Settings(), StillNode())
+    paths = app.openapi()["paths"]
+    free = {"/healthz", "/readyz"}
+    assert len(paths) > 12
+    for path, methods in paths.items():
+        for method in methods:
+            for header in ("", "Bearer wrong", "Bearer ", "Basic x", "Bearer \xe9"):
+                headers = {"Authorization": header.encode("latin-1")} if header else {}
+                answer = await stranger.request(method, path, headers=headers)
+                assert answer.status_code == (200 if path in free else 401), (method, path, header)
+                if path not in free:
+                    assert answer.json()["slug"] == "admin_token_needed"
+                    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_a_stream_from_birth_to_removal(admin: httpx2.AsyncClient, services: Services) -> None:
+    made = await admin.post("/v1/streams", json={"name": "main"})
+    assert made.status_code == 201
+    answer = made.json()
+    assert {"name", "playback_id", "key", "urls"} <= answer.keys()
+    assert set(answer["urls"]) == {"rtmp", "rtmps", "srt", "whip", "watch", "hls", "dash"}
+    key = answer["key"]
+    assert answer["urls"]["rtmp"].endswith(f":1935/live/{key}")
+    for public in ("watch", "hls", "dash", "whip"):
+        assert key not in answer["urls"][public]
+
+    again = await admin.post("/v1/streams", json={"name": "main"})
+    assert (again.status_code, again.json()["slug"]) == (409, "stream_exists")
+    changed = await admin.patch("/v1/streams/main", json={"settings": {"reconnect_window_s": 5}})
+    assert changed.json()["settings"]["reconnect_window_s"] == 5
+    more = (await admin.post("/v1/streams/main/keys", json={"expires_s": 60, "once": True})).json()
+    rotated = (await admin.post("/v1/streams/main/keys/rotate", json={"grace_s": 5})).json()
+    await admin.post(f"/v1/keys/{rotated['key_id']}/revoke")
+    everything = ""
+    for path in ("/v1/streams", "/v1/streams/main", "/v1/streams/main/keys", "/v1/audit", "/v1/audit?name=main"):
+        got = await admin.get(path)
+        assert got.status_code == 200
+        everything += got.text
+    for secret in (key, more["key"], rotated["key"]):
+        assert secret not in everything
+    states = {k["key_id"]: k["state"] for k in (await admin.get("/v1/streams/main/keys")).json()}
+    assert states == {answer["key_id"]: "ending", more["key_id"]: "ending", rotated["key_id"]: "revoked"}
+    assert (await admin.delete("/v1/streams/main")).json() == {"name": "main", "removed": True}
+    assert (await admin.get("/v1/streams/main")).status_code == 404
+
+
+async def test_tokens_are_made_by_signing_keys_only(admin: httpx2.AsyncClient, services: Services) -> None:
+    made = (await admin.post("/v1/streams", json={"name": "main"})).json()
+    signing = (await admin.post("/v1/streams/main/keys", json={"signing": True})).json()
+    token = (await admin.post(f"/v1/keys/{signing['key_id']}/token")).json()["token"]
+    grant = await services.keys.verify(token, protocol="whip", address="192.0.2.1")
+    assert grant.stream_name == "main"
+    refused = await admin.post(f"/v1/keys/{made['key_id']}/token")
+    assert refused.json()["slug"] == "not_a_signing_key"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "slug"),
+    [
+        ("GET", "/v1/streams/none", None, 404, "unknown_stream"),
+        ("POST", "/v1/streams", {"name": "a b"}, 422, "bad_name"),
+        ("POST", "/v1/streams", {"name": "a", "settings": {"x": 1}}, 422, "bad_setting"),
+        ("POST", "/v1/streams", {"nmae": "a"}, 422, "bad_request"),
+        ("POST", "/v1/streams", None, 422, "bad_request"),
+        ("POST", "/v1/keys/none/revoke", None, 404, "unknown_key_id"),
+        ("GET", "/v1/broadcasts/none", None, 404, "unknown_broadcast"),
+        ("POST", "/v1/broadcasts/none/stop", None, 404, "unknown_broadcast"),
+        ("GET", "/v1/nothing", None, 404, "not_found"),
+        ("PUT", "/v1/streams", None, 405, "method_not_allowed"),
+    ],
+)
+async def test_errors_have_a_slug_and_a_text(
+    admin: httpx2.AsyncClient, method: str, path: str, body: Any, status: int, slug: str
+) -> None:
+    answer = await admin.request(method, path, json=body)
+    assert (answer.status_code, answer.json()["slug"]) == (status, slug)
+    assert answer.json()["text"]
+
+
+async def test_broadcasts(admin: httpx2.AsyncClient, node: StillNode) -> None:
+    assert (await admin.get("/v1/broadcasts")).json() == [BROADCAST]
+    assert (await admin.get("/v1/broadcasts/b1")).json() == BROADCAST
+    assert (await admin.post("/v1/broadcasts/b1/stop")).json() == {"id": "b1", "stopped": True}
+    assert node.stopped == ["b1"]
+    assert (await admin.get("/v1/hardware")).json() == {"probed": True, "cpus": 2, "trials": []}
+
+
+async def test_events_end_with_the_broadcast(admin: httpx2.AsyncClient, node: StillNode) -> None:
+    node.live[0]["ended"] = 2.0
+    answer = await admin.get("/v1/broadcasts/b1/events")
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    event, data = answer.text.strip().splitlines()
+    assert event == "event: broadcast"
+    assert json.loads(data.removeprefix("data: "))["ended"] == 2.0
+
+
+async def test_readiness_follows_the_parts(admin: httpx2.AsyncClient, node: StillNode) -> None:
+    assert (await admin.get("/readyz")).status_code == 200
+    node.parts["edge"] = False
+    answer = await admin.get("/readyz")
+    assert (answer.status_code, answer.json()["parts"]) == (503, {"rtmp": True, "edge": False})
+    assert (await admin.get("/healthz")).status_code == 200
+
+
+async def test_metrics_have_our_names_and_those_of_the_edge(admin: httpx2.AsyncClient, services: Services) -> None:
+    services.keys.srt_lookup("nothing", "192.0.2.1")
+    text = (await admin.get("/metrics")).text
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["headrace_ingest_bitrate_bits", "b1", "main"] == 6_000_000
+    assert samples["headrace_transcode_speed_ratio", "b1", "main"] == 1.5
+    assert samples["headrace_control_dropped_packets_total", "b1", "main"] == 3
+    assert samples["headrace_control_refused_keys_total", "unknown_key"] == 1
+    assert samples["headrace_control_broadcasts",] == 1
+    assert samples["headrace_edge_requests_total", "hit"] == 5
+
+
+async def test_the_dashboard_is_served_without_secrets(stranger: httpx2.AsyncClient, services: Services) -> None:
+    answer = await stranger.get("/")
+    assert answer.status_code == 200
+    assert "Content-Security-Policy" in answer.headers
+    assert admin_token(services.data) not in answer.text
+    assert (await stranger.get("/docs")).status_code == 200
+
+
+def test_every_operation_has_its_route(services: Services) -> None:
+    """What the command line calls by name exists here and in the API."""
+    app = make_app(services, Settings(), StillNode())
+    paths = app.openapi()["paths"]
+    for operation, (method, path) in ROUTES.items():
+        assert method.lower() in paths[path]
+        assert callable(getattr(Operations, operation))
