@@ -9,6 +9,7 @@ and after twice as many each time that a lock did not hold.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from ingest.cadence import TIGHT, WINDOW, Grid, find
 from ingest.lanes import Counters, same_configuration
@@ -79,8 +80,10 @@ class VideoLane:
         if len(self._times) >= self._proof and self._lock(dts):
             assert self._grid is not None
             if self._held is not None:
-                out.append(_lasting(self._held, self._grid.next - self._held.dts))
-                self._held = None
+                held, self._held = self._held, None
+                offset = self._grid.composed(held.pts - held.dts)
+                shown = held.pts if offset is None else held.dts + offset
+                out.append(replace(held, pts=max(shown, self._floor), duration=max(1, self._grid.next - held.dts)))
             self._emit_on_grid(sample, dts, pts, out)
             return out
         self._hold(sample, dts, pts, out)
@@ -157,4 +160,4 @@ class VideoLane:
 
 
 def _lasting(packet: Packet, duration: int) -> Packet:
-    return Packet(packet.track, packet.pts, packet.dts, max(1, duration), packet.keyframe, packet.data)
+    return replace(packet, duration=max(1, duration))
