@@ -73,8 +73,6 @@ class Demuxer:
             self._run(skipped, run)
         return self._drain()
 
-    receive = feed
-
     def flush(self) -> list[Event]:
         """The stream is over: what was held back, and video that waited for its successor."""
         for skipped, run in self._framer.flush():

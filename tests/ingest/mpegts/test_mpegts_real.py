@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import av
 import pytest
@@ -221,3 +222,20 @@ def test_flipped_bytes_never_raise(real: Real, seed: int) -> None:
 @given(st.lists(st.binary(max_size=600), max_size=8))
 def test_noise_never_raises(noise: list[bytes]) -> None:
     assert units(demux(noise)) == []
+
+
+@pytest.mark.parametrize(("name", "kind"), [("x264", 0x1B), ("x265", 0x24), ("slices", 0x1B)])
+@pytest.mark.parametrize("size", [700, 1500, 4001, 65_000])
+def test_real_pictures_cut_into_pes_packets_anywhere(
+    real: Real, make_mux: Callable[[], Any], make_pes: Callable[..., bytes], name: str, kind: int, size: int
+) -> None:
+    right = [unit.data for unit in units(demux(real(name)), 0)]
+    with av.open(io.BytesIO(real(name)), format="mpegts") as source:
+        stream = b"".join(bytes(packet) for packet in source.demux(video=0))
+    mux = make_mux()
+    wire: bytes = mux.tables([(kind, 0x100, b"")])
+    for number, piece in enumerate(pieces(stream, size)):
+        wire += mux.pes(0x100, make_pes(piece, 3600 * number))
+    events = demux(pieces(wire, 1316))
+    assert not [event for event in events if isinstance(event, Lost)]
+    assert [unit.data for unit in units(events)] == right
