@@ -42,6 +42,9 @@ _FAMILIES = {
 }
 
 
+CPU = "CPU"
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderTrial:
     """One encoder on this machine."""
@@ -84,19 +87,27 @@ def codec_of(name: str) -> Codec | None:
     return None
 
 
-async def probe(timeout_s: float = TRIAL_TIMEOUT_S) -> Hardware:
-    """Try every candidate, one after the other so that speeds are true. Takes about a second per encoder."""
+async def probe(timeout_s: float = TRIAL_TIMEOUT_S, *, cpu: bool = True) -> Hardware:
+    """Try every candidate, one after the other so that speeds are true. Takes about a second per encoder.
+
+    Without `cpu`, those that run on the CPU are left out: they always work, and measuring them takes it from others.
+    """
     listed, why = await _child("", timeout_s)
     if listed is None:
         raise HeadraceError(f"libav cannot be loaded: {why}.", slug="libav_unusable")
-    trials = [await _trial(name, name in listed, timeout_s) for name in CANDIDATES]
+    trials = [await _trial(name, name in listed, timeout_s) for name in CANDIDATES if cpu or _device(name)[0] != CPU]
     return Hardware(len(os.sched_getaffinity(0)), tuple(trials))
+
+
+def _device(name: str) -> tuple[str, str]:
+    """Where the encoder `name` runs, and the device nodes that it needs."""
+    return _FAMILIES.get(name.rsplit("_", 1)[-1], (CPU, ""))
 
 
 async def _trial(name: str, available: bool, timeout_s: float) -> EncoderTrial:
     codec = codec_of(name)
     assert codec is not None
-    device, nodes = _FAMILIES.get(name.rsplit("_", 1)[-1], ("CPU", ""))
+    device, nodes = _device(name)
 
     def failed(reason: str) -> EncoderTrial:
         return EncoderTrial(name, codec.value, device, works=False, reason=reason)

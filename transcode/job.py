@@ -361,23 +361,29 @@ class Job:
 
     async def close(self, drain: bool = True) -> None:
         """End the job; with `drain`, after the worker has handed over what it has (`drain_timeout_s`). Idempotent."""
+        if drain and self._state is State.RUNNING:
+            try:
+                async with asyncio.timeout(self._settings.drain_timeout_s):
+                    await self._drain()
+            except TimeoutError:
+                self._log.warning("worker_drain_timeout", worker_log=self._process.log if self._process else "")
         fetching, self._fetching = self._fetching, None
         if fetching is not None:
             fetching.cancel()
             await asyncio.gather(fetching, return_exceptions=True)
         process = self._process
-        if process is not None and drain and self._state is State.RUNNING:
-            self._enqueue(m.Close(), b"", 0)
-            try:
-                async with asyncio.timeout(self._settings.drain_timeout_s):
-                    await self._done.wait()
-            except TimeoutError:
-                self._log.warning("worker_drain_timeout", worker_log=process.log)
         if self._state not in (State.CLOSED, State.FAILED):
             self._state = State.CLOSED
             self._release()
         if process is not None:
             await process.kill()
+
+    async def _drain(self) -> None:
+        if self._fetching is not None:
+            await asyncio.wait({self._fetching})
+        if self._process is not None:
+            self._enqueue(m.Close(), b"", 0)
+            await self._done.wait()
 
     # -- output -----------------------------------------------------------------------------------------------
 
