@@ -6,6 +6,7 @@ object and never on a class or module:
 
 - a receiver's jitter buffer, NACK generator and RTCP handler: encoded frames come to us instead of a decoder
   thread (that thread exists, but never gets work);
+- a DTLS transport's handler of RTP data: the transport-wide packet numbers, which aiortc does not know;
 - an ICE connection's gathering (addresses and port range of ours) and its receive queue (bounded);
 - an ICE transport's way to its connection, so that an ICE restart can put another one in its place.
 """
@@ -30,6 +31,7 @@ from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcicetransport import RTCIceTransport
 from aiortc.rtp import RtcpSrPacket, RtpPacket
 
+from ingest.whip.feedback import extension
 from ingest.whip.rtp import Nacks, Piece, h264_starts_key, vp8_starts_key
 from ingest.whip.sdp import Candidate
 from media.track import Codec
@@ -123,6 +125,35 @@ def tap_receiver(receiver: RTCRtpReceiver, codec: Codec, tap: Tap) -> None:
 async def request_keyframe(receiver: RTCRtpReceiver, ssrc: int) -> None:
     """Send a Picture Loss Indication (RFC 4585 6.3.1) for this SSRC."""
     await receiver._send_rtcp_pli(ssrc)
+
+
+def tap_transport(
+    pc: RTCPeerConnection, number: int, seen: Callable[[int, int], None], now_us: Callable[[], int]
+) -> None:
+    """Call `seen(transport-wide number, arrival)` for each RTP packet with header extension `number`."""
+    dtls: Any = pc.getTransceivers()[0].receiver.transport
+    original = dtls._handle_rtp_data
+
+    async def handle(data: bytes, arrival_time_ms: int) -> None:
+        value = extension(data, number)
+        if value is not None:
+            seen(value, now_us())
+        await original(data, arrival_time_ms=arrival_time_ms)
+
+    dtls._handle_rtp_data = handle
+
+
+def own_ssrc(pc: RTCPeerConnection) -> int:
+    """The SSRC that our RTCP comes from."""
+    return int(pc.getTransceivers()[0].sender._ssrc)
+
+
+async def send_rtcp(pc: RTCPeerConnection, packet: bytes) -> None:
+    """Send an RTCP packet; nothing happens where the transport does not stand."""
+    try:
+        await pc.getTransceivers()[0].receiver.transport._send_rtp(packet)
+    except ConnectionError:
+        return
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +344,7 @@ _NEEDED: tuple[tuple[Any, str], ...] = (
     (RTCRtpReceiver, "_handle_rtcp_packet"),
     (RTCRtpReceiver, "_handle_rtp_packet"),
     (RTCRtpReceiver, "_send_rtcp_pli"),
+    (RTCDtlsTransport, "_handle_rtp_data"),
     (RTCIceTransport, "_monitor"),
     (RTCIceTransport, "_RTCIceTransport__setState"),
     (Connection, "get_component_candidates"),
@@ -336,6 +368,7 @@ _SOURCES: tuple[tuple[Any, str], ...] = (
     (RTCIceTransport.start, "self._monitor()"),
     (RTCIceTransport.stop, "self._connection.close()"),
     (RTCDtlsTransport._recv_next, "self.transport._recv()"),
+    (RTCDtlsTransport._recv_next, "self._handle_rtp_data(data, arrival_time_ms=arrival_time_ms)"),
     (RTCDtlsTransport._send_rtp, "self.transport._send(data)"),
     (Connection.gather_candidates, "self.get_component_candidates(component=component, addresses=addresses)"),
     (Connection.recvfrom, "self._queue.get()"),

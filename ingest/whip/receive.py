@@ -56,6 +56,11 @@ class Receive:
         self.packets = 0
         self.bytes = 0
 
+    @property
+    def ssrc(self) -> int:
+        """One of the peer's SSRCs, 0 before the first packet."""
+        return next(iter(self._ssrc.values()), 0)
+
     def tap(self, kind: Kind, receiver: RTCRtpReceiver) -> None:
         """Take this receiver's packets."""
         on_piece = self._video_piece if kind is Kind.VIDEO else self._audio_piece

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ingest.whip.feedback import URI as TRANSPORT_CC
 from media.errors import MediaError, ProtocolError
 from media.track import Codec, Kind
 
@@ -23,10 +24,8 @@ AIORTC_PROFILE = "42e01f"
 _TOKEN = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]{1,64}\Z")
 _ICE = re.compile(r"[A-Za-z0-9+/]{4,256}\Z")
 _FINGERPRINT = re.compile(r"(sha-(?:256|384|512)) ((?:[0-9A-Fa-f]{2}:){31,63}[0-9A-Fa-f]{2})\Z")
-_EXTENSIONS = (
-    "urn:ietf:params:rtp-hdrext:sdes:mid",
-    "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time",
-)
+_SEND_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
+_EXTENSIONS = ("urn:ietf:params:rtp-hdrext:sdes:mid", _SEND_TIME)
 _FEEDBACK = ("nack", "nack pli", "ccm fir", "goog-remb")
 
 
@@ -57,6 +56,8 @@ class MediaLine:
     """Format parameters of the chosen payload type, as offered."""
     feedback: tuple[str, ...]
     extensions: tuple[tuple[int, str], ...]
+    transport_cc: int | None
+    """Header extension number of transport-wide congestion control, if the peer can do it for this codec."""
     ssrcs: tuple[int, ...]
     """The media SSRC, and that of its retransmissions if named; may be empty."""
 
@@ -73,6 +74,12 @@ class Offer:
     """`actpass`, `active` or `passive`."""
     candidates: tuple[Candidate, ...] = ()
     ignored_candidates: int = 0
+
+    @property
+    def transport_cc(self) -> int | None:
+        """The extension's number, where every section has it: feedback counts all packets of the transport."""
+        numbers = {line.transport_cc for line in self.media}
+        return numbers.pop() if len(numbers) == 1 else None
 
     @property
     def answer_setup(self) -> str:
@@ -151,8 +158,10 @@ def offer_for_aiortc(offer: Offer) -> str:
         lines += [f"m={line.kind.value} 9 UDP/TLS/RTP/SAVPF {' '.join(types)}", "c=IN IP4 0.0.0.0"]
         lines += ["a=sendonly", f"a=mid:{line.mid}", "a=rtcp:9 IN IP4 0.0.0.0", "a=rtcp-mux"]
         lines += [f"a=ice-ufrag:{offer.ufrag}", f"a=ice-pwd:{offer.password}", *prints, f"a=setup:{offer.setup}"]
-        lines += [f"a=extmap:{number} {uri}" for number, uri in line.extensions]
-        lines += _codec_lines(line)
+        # With feedback for every packet aiortc's own bandwidth estimate (REMB) would only be in the way.
+        remb = offer.transport_cc is None
+        lines += [f"a=extmap:{number} {uri}" for number, uri in line.extensions if remb or uri != _SEND_TIME]
+        lines += [text for text in _codec_lines(line) if remb or not text.endswith(" goog-remb")]
         lines += [f"a=ssrc:{ssrc} cname:peer" for ssrc in line.ssrcs]
     return "\r\n".join(lines) + "\r\n"
 
@@ -179,8 +188,12 @@ def answer_for_peer(answer: str, offer: Offer, candidates: Sequence[Candidate]) 
         elif line.startswith("a=setup:"):
             line = f"a=setup:{offer.answer_setup}"
         out.append(line)
-        if line.startswith("a=rtpmap:"):
+        if line.startswith("a=mid:") and offer.transport_cc is not None:
+            out.append(f"a=extmap:{offer.transport_cc} {TRANSPORT_CC}")
+        elif line.startswith("a=rtpmap:"):
             number = int(line[9:].split(" ", 1)[0])
+            if number in formats and offer.transport_cc is not None:
+                out.append(f"a=rtcp-fb:{number} transport-cc")
             if number in formats and (parameters := _answer_fmtp(formats[number])):
                 out.append(f"a=fmtp:{number} {parameters}")
         elif line.startswith("a=setup:") and kind:
@@ -275,10 +288,18 @@ def _with_codec(kind: Kind, mid: str, formats: list[int], section: _Section) -> 
     )
     offered_feedback = {value for key, value in _numbered(section.all("rtcp-fb"), star=number) if key == number}
     extensions = []
+    transport_cc = None
     for value in section.all("extmap"):
         head, _, uri = value.partition(" ")
         identity = head.split("/")[0]
-        if uri in _EXTENSIONS and identity.isdecimal() and 0 < int(identity) < 256:
+        if (
+            uri == TRANSPORT_CC
+            and identity.isdecimal()
+            and 0 < int(identity) < 15
+            and "transport-cc" in offered_feedback
+        ):
+            transport_cc = int(identity)
+        elif uri in _EXTENSIONS and identity.isdecimal() and 0 < int(identity) < 256:
             extensions.append((int(identity), uri))
     return MediaLine(
         kind,
@@ -289,6 +310,7 @@ def _with_codec(kind: Kind, mid: str, formats: list[int], section: _Section) -> 
         parameters.get(number, "") if _safe(parameters.get(number, "")) else "",
         tuple(value for value in _FEEDBACK if value in offered_feedback),
         tuple(extensions),
+        transport_cc,
         _ssrcs(section),
     )
 

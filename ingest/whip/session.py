@@ -16,7 +16,8 @@ from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSess
 from ingest.ports import EndReason, Publication, StopReason
 from ingest.settings import LimitSettings, WhipSettings
 from ingest.whip import sdp, sdpfrag
-from ingest.whip.aiortc_hooks import IcePath, Sockets, request_keyframe
+from ingest.whip.aiortc_hooks import IcePath, Sockets, own_ssrc, request_keyframe, send_rtcp, tap_transport
+from ingest.whip.feedback import Feedback
 from ingest.whip.receive import Receive
 from ingest.whip.state import State, follow
 from media.errors import Overloaded, ProtocolError
@@ -62,6 +63,7 @@ class Session:
         self._restarts = 0
         self._gone_us: int | None = None
         self._remote_ufrag = offer.ufrag
+        self._feedback = Feedback()
         self.receive = Receive(offer, publication, limits, now_us)
 
     async def open(self) -> str:
@@ -77,6 +79,8 @@ class Session:
         for transceiver in self._pc.getTransceivers():
             transceiver.direction = "recvonly"
             self.receive.tap(Kind(transceiver.kind), transceiver.receiver)
+        if self._offer.transport_cc is not None:
+            tap_transport(self._pc, self._offer.transport_cc, self._feedback.seen, self._now_us)
         answer = await self._pc.createAnswer()
         role = f"a=setup:{self._offer.answer_setup}"
         text = answer.sdp.replace("a=setup:active", role).replace("a=setup:passive", role)
@@ -171,6 +175,8 @@ class Session:
         request = self.receive.keyframe_request(now_us, wanted=wanted)
         if request is not None:
             await request_keyframe(*request)
+        for packet in self._feedback.build(own_ssrc(self._pc), self.receive.ssrc):
+            await send_rtcp(self._pc, packet)
         self.receive.report(now_us)
         silent_s = self.receive.silent_us(now_us) / 1e6
         if silent_s > self._settings.session_timeout_s:

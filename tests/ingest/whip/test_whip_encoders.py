@@ -155,6 +155,11 @@ async def test_a_browser_goes_live_from_the_page(server: Any, gate: Any) -> None
             """async () => { for (const report of (await headrace.session.pc.getStats()).values())
             if (report.type === "outbound-rtp" && report.kind === "video") return report.framesSent; }"""
         )
+        uplink = await page.evaluate(
+            """async () => { for (const report of (await headrace.session.pc.getStats()).values())
+            if (report.type === "candidate-pair" && report.nominated) return report.availableOutgoingBitrate; }"""
+        )
+        assert uplink > 1_000_000, "the browser finds the uplink by our feedback for every packet"
         arrived = len(publication.of(Kind.VIDEO))
         assert await page.evaluate("headrace.session.restart()"), "ICE restart by PATCH"
         (session,) = server.endpoint.sessions.values()

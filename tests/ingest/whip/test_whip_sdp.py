@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ingest.settings import IceServer
 from ingest.whip import headers, sdp, sdpfrag
+from ingest.whip.feedback import URI
 from media.errors import HeadraceError, MediaError, ProtocolError
 from media.track import Codec, Kind
 
@@ -133,6 +134,27 @@ async def test_aiortc_takes_our_description_and_the_answer_has_the_real_profile(
     assert text.count("a=recvonly") == 2
     assert "m=audio 40000 " in text
     assert "c=IN IP4 203.0.113.5" in text
+
+
+async def test_feedback_for_every_packet_is_agreed_where_all_sections_have_it() -> None:
+    extmap = f"a=extmap:3 {URI}\na=extmap:2 http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time\n"
+    text = OFFER.replace("a=mid:0\n", "a=mid:0\n" + extmap + "a=rtcp-fb:111 transport-cc\n")
+    assert sdp.parse_offer(text).transport_cc is None, "audio only"
+    offer = sdp.parse_offer(text.replace("a=mid:1\n", "a=mid:1\n" + extmap))
+    assert offer.transport_cc == 3
+    shown = sdp.offer_for_aiortc(offer)
+    assert "goog-remb" not in shown
+    assert "abs-send-time" not in shown
+    pc = RTCPeerConnection()
+    try:
+        await pc.setRemoteDescription(RTCSessionDescription(shown, "offer"))
+        answer = sdp.answer_for_peer((await pc.createAnswer()).sdp, offer, [])
+    finally:
+        await pc.close()
+    assert answer.count(f"a=extmap:3 {URI}\r\n") == 2
+    assert "a=rtcp-fb:102 transport-cc\r\n" in answer
+    assert "a=rtcp-fb:111 transport-cc\r\n" in answer
+    assert "a=rtcp-fb:103" not in answer
 
 
 def test_fragments() -> None:
