@@ -1,0 +1,312 @@
+"""One viewer's HTTP/1.1 connection: the thin shell around `edge.request` and `edge.site`.
+
+The short path is in `data_received`: equal request heads share one parsed `Request` (players of one kind send
+the same bytes by the thousand), and a fresh entry has its whole answer ready. Everything else goes by `_feed`.
+One answer at a time; while it is being written, or waited for, further requests stay in a bounded buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, cast
+
+from edge import entry, request
+from edge.entry import Fields
+from edge.reader import Buffer, Reader
+from edge.request import Bad, Request
+from media.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from edge.server import Server
+
+HIGH_WATER_BYTES = 256 * 1024
+"""Above this, what is written waits for the viewer; the bytes themselves are shared with the cache, not copied."""
+
+LINGER_S = 2.0
+"""After an error the connection is read (and thrown away) for so long: closing at once with unread bytes would
+make the kernel reset it, and the viewer would lose the answer (RFC 9112 9.6)."""
+
+_CHUNKED: Fields = ((b"transfer-encoding", b"chunked"),)
+_CLOSE: Fields = ((b"connection", b"close"),)
+
+
+class Connection(asyncio.Protocol):
+    """See the module. Implements `edge.reader.Sink`."""
+
+    __slots__ = (
+        "_buffer",
+        "_chunked",
+        "_feeding",
+        "_heads",
+        "_keep_alive",
+        "_server",
+        "_site",
+        "_stats",
+        "_transport",
+        "address",
+        "busy",
+        "closing_at",
+        "counted_until",
+        "head_since",
+        "last",
+        "paused",
+        "paused_since",
+        "reader",
+        "unsent",
+    )
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._site = server.site
+        self._stats = server.stats
+        self._heads = server.heads
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._feeding = False
+        self._keep_alive = True
+        self._chunked = False
+        self.reader: Reader | None = None
+        self.busy = False
+        """An answer is awaited or being written."""
+        self.paused = False
+        self.paused_since = 0.0
+        self.unsent = 0
+        """Bytes in the write buffer at the last look; see `check`."""
+        self.last = 0.0
+        self.head_since = 0.0
+        self.closing_at = 0.0
+        """Not 0: an error was answered, nothing more is read, and this is the end."""
+        self.counted_until = 0.0
+        self.address = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from asyncio's
+        self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        self.last = self._site.clock()
+        refusal = self._server.admit(self)
+        if refusal is not None:
+            self._refuse(*refusal)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if self.reader is not None:
+            self.reader.leave()
+        self._server.forget(self)
+
+    def eof_received(self) -> bool:
+        # A half-closed viewer may still want its answer; with nothing asked there is nothing to stay for.
+        return self.busy or self.paused
+
+    def data_received(self, data: bytes) -> None:
+        if not self._buffer and not self.busy and not self.paused:
+            asked = self._heads.get(data)
+            if asked is not None and asked.plain:
+                site = self._site
+                found = site.cache.entries.get(asked.key)
+                if found is not None:
+                    now = site.clock()
+                    if now < found.fresh_until and found.status == 200 and now < self.counted_until:
+                        found.used = True
+                        if asked.gzip and found.gzipped is not None:
+                            found = found.squeezed()
+                        elif asked.gzip and found.squeezable:
+                            self._feed(data)
+                            return
+                        if now >= found.wire_until:
+                            found.prepare(now)
+                        self.last = now
+                        stats = self._stats
+                        stats.hit += 1
+                        stats.bytes_sent += found.wire_bytes
+                        assert self._transport is not None
+                        if found.wire:
+                            self._transport.write(found.wire)
+                        else:
+                            self._transport.writelines((found.wire_head, found.body))
+                        return
+        self._feed(data)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self.paused_since = self._site.clock()
+        self.unsent = 0
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.last = self._site.clock()
+        if self.reader is not None:
+            self.reader.wake()
+        elif not self.busy:
+            self._feed(b"")
+
+    def check(self, now: float) -> None:
+        """Once a second: enforce the times that a viewer has."""
+        settings, transport = self._site.settings, self._transport
+        if transport is None:
+            return
+        if self.closing_at and not transport.get_write_buffer_size():
+            if now >= self.closing_at:
+                transport.abort()
+        elif self.paused:
+            unsent = transport.get_write_buffer_size()
+            if unsent != self.unsent:
+                self.unsent, self.last = unsent, now
+            if now - self.last > settings.stall_timeout_s or now - self.paused_since > settings.send_timeout_s:
+                self._stats.slow_viewers += 1
+                transport.abort()
+        elif self.busy:
+            return
+        elif self._buffer:
+            if now - self.head_since > settings.head_timeout_s:
+                self._refuse(408, "head_timeout")
+        elif now - self.last > settings.idle_timeout_s:
+            transport.close()
+
+    def drain(self) -> None:
+        """Close now if idle, else after the answer under way."""
+        self._keep_alive = False
+        if not self.busy and not self.paused and self._transport is not None:
+            self._transport.close()
+
+    # What follows is the way of a request that the short path does not answer.
+
+    def _feed(self, data: bytes) -> None:
+        if self.closing_at or self._transport is None:
+            return
+        if data:
+            if not self._buffer:
+                self.head_since = self._site.clock()
+            self._buffer = self._buffer + data if self._buffer else data
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._buffer and not self.busy and not self.paused and not self.closing_at:
+                if not self._one():
+                    break
+        finally:
+            self._feeding = False
+        if len(self._buffer) > 2 * self._site.settings.max_head_bytes and (self.busy or self.paused):
+            self._refuse(431, "too_much_ahead")  # a viewer that sends requests without taking answers
+
+    def _one(self) -> bool:
+        """Handle the request at the start of the buffer; False if it is not complete."""
+        settings = self._site.settings
+        buffer = self._buffer
+        try:
+            if buffer[:2] == b"\r\n":
+                buffer = self._buffer = buffer[2:]  # RFC 9112 2.2: an empty line before a request is skipped
+                if not buffer:
+                    return False
+            size = request.find_end(buffer, settings.max_head_bytes)
+            if not size:
+                return False
+            head = buffer if size == len(buffer) else buffer[:size]
+            asked = self._heads.get(head)
+            if asked is None:
+                asked = self._server.parse(head)
+        except ProtocolError as error:
+            status = error.status if isinstance(error, Bad) else 400
+            self._stats.bad_requests += 1
+            self._refuse(status, error.slug)
+            return False
+        self._buffer = buffer[size:]
+        self._handle(asked)
+        return True
+
+    def _handle(self, asked: Request) -> None:
+        now = self.last = self.head_since = self._site.clock()
+        self.busy = True
+        self._keep_alive = asked.keep_alive and not self._server.draining
+        self._chunked = not asked.http10
+        refusal = self._server.check(self, asked, now)
+        if refusal is not None:
+            self._site.refuse(self, *refusal, request=asked)
+        else:
+            self._site.handle(asked, self)
+
+    def _refuse(self, status: int, slug: str) -> None:
+        """Answer an error and close, without having a request that could be answered."""
+        if self._transport is None or self.closing_at:
+            return
+        if self.reader is not None:
+            self.reader.leave()
+            self._transport.abort()  # in the middle of another answer there is no place for this one
+            return
+        self._keep_alive = False
+        self._site.refuse(self, status, slug)
+
+    # The sink of one answer.
+
+    def respond(self, status: int, fields: Fields, body: Buffer, length: int | None) -> None:
+        more: Fields = () if length is None else ((b"content-length", b"%d" % length),)
+        self.respond_head(entry.head_bytes(status, fields, more, self._closing()), body, status, fields)
+
+    def respond_head(self, head: bytes, body: Buffer, status: int, fields: Fields) -> None:
+        if not self._keep_alive and b"\r\nconnection: close\r\n" not in head:
+            head = head[:-2] + b"connection: close\r\n\r\n"
+        if self._transport is not None:
+            self._stats.bytes_sent += len(head) + len(body)
+            if body:
+                self._transport.writelines((head, body))
+            else:
+                self._transport.write(head)
+        self._done()
+
+    def begin(self, status: int, fields: Fields, length: int | None) -> None:
+        if length is not None:
+            self._chunked = False
+            more: Fields = ((b"content-length", b"%d" % length),)
+        elif self._chunked:
+            more = _CHUNKED
+        else:
+            self._keep_alive = False  # HTTP/1.0: the end of the connection is the end of the body
+            more = ()
+        head = entry.head_bytes(status, fields, more, self._closing())
+        self._stats.bytes_sent += len(head)
+        if self._transport is not None:
+            self._transport.write(head)
+
+    def push(self, data: Buffer) -> None:
+        if self._transport is None:
+            return
+        self._stats.bytes_sent += len(data)
+        if self._chunked:
+            self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+        else:
+            self._transport.write(data)
+
+    def end(self) -> None:
+        if self._chunked and self._transport is not None:
+            self._transport.write(b"0\r\n\r\n")
+        self._done()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _closing(self) -> Fields:
+        return () if self._keep_alive else _CLOSE
+
+    def _done(self) -> None:
+        self.busy = False
+        self.last = self._site.clock()
+        if self._transport is None:
+            return
+        if self._keep_alive:
+            if self._buffer and not self._feeding:
+                self._feed(b"")
+            return
+        self._buffer = b""
+        self.closing_at = self.last + LINGER_S
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()

@@ -1,0 +1,260 @@
+"""One stored response, with the bytes that go on the wire prepared once and shared by all viewers.
+
+| until          | what is served                | and upstream                          |
+|----------------|-------------------------------|---------------------------------------|
+| `fresh_until`  | the entry, `X-Cache: HIT`     | nothing                               |
+| `revalidate_until` | the entry, `STALE`        | one request behind the viewers' backs |
+| `error_until`  | the entry, `STALE`, if upstream fails | one request that viewers wait for |
+| after that     | what upstream answers         | one request, conditional if possible  |
+
+Times are on the loop's clock.
+"""
+
+from __future__ import annotations
+
+import gzip
+
+from edge import freshness
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+JOIN_BYTES = 16 * 1024
+"""Up to this size head and body are one buffer: one copy a second saves a second buffer at each request."""
+
+GZIP_MIN_BYTES = 256
+GZIP_MAX_BYTES = 512 * 1024
+"""Compressed on the loop, once per version: at this size a few milliseconds."""
+
+OVERHEAD_BYTES = 1024
+"""What an entry costs beside its body: headers, prepared bytes, dictionary slots."""
+
+EXPOSED = b"Age, Date, ETag, Content-Length, Content-Range, X-Cache, Server-Timing"
+
+REASONS = {
+    200: b"OK",
+    204: b"No Content",
+    206: b"Partial Content",
+    304: b"Not Modified",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    410: b"Gone",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    416: b"Range Not Satisfiable",
+    417: b"Expectation Failed",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    505: b"HTTP Version Not Supported",
+    508: b"Loop Detected",
+}
+
+
+def status_line(status: int) -> bytes:
+    """The HTTP/1.1 status line with its CRLF."""
+    return b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Status"))
+
+
+def head_bytes(status: int, *groups: Fields) -> bytes:
+    """A whole HTTP/1.1 response head."""
+    parts = [status_line(status)]
+    for fields in groups:
+        parts.extend(b"%b: %b\r\n" % field for field in fields)
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+class Entry:
+    """See the module. Everything but the times and the prepared bytes stays as it was made."""
+
+    __slots__ = (
+        "age",
+        "body",
+        "error_until",
+        "etag",
+        "fields",
+        "fresh_until",
+        "grace_until",
+        "gzipped",
+        "heads",
+        "key",
+        "last_modified",
+        "made_at",
+        "revalidate_until",
+        "share",
+        "squeezable",
+        "status",
+        "store",
+        "used",
+        "vary",
+        "wire",
+        "wire_bytes",
+        "wire_head",
+        "wire_until",
+    )
+
+    def __init__(self, key: str, status: int, fields: Fields, body: bytes, *, now: float, age: float = 0.0) -> None:
+        self.key = key
+        self.status = status
+        self.fields = fields
+        """End-to-end fields in the edge's order, without Age, X-Cache and Content-Length."""
+        self.body = body
+        self.made_at = now
+        self.age = age
+        self.fresh_until = self.revalidate_until = self.error_until = now
+        self.grace_until = 0.0
+        """A failed revalidation is not tried again before this."""
+        self.store = self.share = True
+        self.vary: tuple[str, ...] = ()
+        self.used = True
+        self.gzipped: Entry | None = None
+        self.heads: dict[bytes, bytes] = {}
+        """Heads for other results than HIT, good as long as `wire`."""
+        self.wire = b""
+        """Head and body of a HIT, or empty where the two are written apart."""
+        self.wire_head = b""
+        self.wire_bytes = 0
+        self.wire_until = 0.0
+        found = {name: value for name, value in fields if name in (b"etag", b"last-modified", b"content-type")}
+        self.etag = found.get(b"etag", b"").decode("latin-1")
+        self.last_modified = found.get(b"last-modified", b"").decode("latin-1")
+        kind = found.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        self.squeezable = (
+            kind.startswith(b"text/") or kind.endswith((b"mpegurl", b"xml", b"json", b"javascript"))
+        ) and not any(name == b"content-encoding" for name, _ in fields)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts for in the cache's budget."""
+        other = len(self.gzipped.body) if self.gzipped is not None else 0
+        joined = len(self.body) if len(self.body) <= JOIN_BYTES else 0
+        return len(self.body) + joined + other + OVERHEAD_BYTES
+
+    def keep(self, policy: freshness.Policy, stale_if_error_s: float, now: float) -> None:
+        """Set how long it may be used from a response received at `now` (loop clock)."""
+        self.store, self.share = policy.store, policy.share
+        self.fresh_until = now + policy.lifetime_s - self.age
+        self.revalidate_until = self.fresh_until + policy.while_revalidate_s
+        if_error = stale_if_error_s if policy.if_error_s is None else policy.if_error_s
+        self.error_until = self.fresh_until + if_error
+
+    def renew(self, other: Entry, now: float) -> None:
+        """Take over the times of a fresh answer about the same bytes (304, or the same validator)."""
+        self.made_at, self.age = now, other.age
+        self.fresh_until, self.revalidate_until = other.fresh_until, other.revalidate_until
+        self.error_until, self.grace_until, self.wire_until = other.error_until, 0.0, 0.0
+
+    def current_age(self, now: float) -> int:
+        """RFC 9111 4.2.3, in whole seconds."""
+        return max(0, int(self.age + now - self.made_at))
+
+    def variable_fields(self, now: float, result: bytes) -> Fields:
+        """What differs from one answer to the next."""
+        return ((b"x-cache", result), (b"age", b"%d" % self.current_age(now)))
+
+    def head(self, now: float, result: bytes) -> bytes:
+        """An HTTP/1.1 head for the whole body."""
+        length = () if self.status in (204, 304) else ((b"content-length", b"%d" % len(self.body)),)
+        return head_bytes(self.status, self.fields, self.variable_fields(now, result), length)
+
+    def head_for(self, now: float, result: bytes) -> bytes:
+        """`head`, made once for all who get the same within a second."""
+        if now >= self.wire_until:
+            self.prepare(now)
+        found = self.heads.get(result)
+        if found is None:
+            found = self.heads[result] = self.head(now, result)
+        return found
+
+    def prepare(self, now: float) -> None:
+        """Make the bytes of a HIT, good until the Age changes."""
+        self.heads = {}
+        self.wire_head = self.head(now, b"HIT")
+        self.wire = self.wire_head + self.body if len(self.body) <= JOIN_BYTES else b""
+        self.wire_bytes = len(self.wire_head) + len(self.body)
+        age = self.age + now - self.made_at
+        self.wire_until = now + 1.0 - age % 1.0
+
+    def squeezed(self, limit: int = GZIP_MAX_BYTES) -> Entry:
+        """The gzip variant, made on first use and kept with this version; self where it would not be smaller."""
+        if not self.squeezable:
+            return self
+        if self.gzipped is None:
+            if not GZIP_MIN_BYTES <= len(self.body) <= limit:
+                self.squeezable = False
+                return self
+            body = gzip.compress(self.body, 5, mtime=0)
+            if len(body) >= len(self.body):
+                self.squeezable = False
+                return self
+            fields = tuple(
+                (name, _gzip_tag(value) if name == b"etag" else value)
+                for name, value in self.fields
+                if name != b"accept-ranges"
+            )
+            fields += ((b"content-encoding", b"gzip"),)
+            self.gzipped = Entry(self.key, self.status, fields, body, now=self.made_at, age=self.age)
+        self._sync(self.gzipped)
+        return self.gzipped
+
+    def _sync(self, other: Entry) -> None:
+        if other.made_at != self.made_at or other.fresh_until != self.fresh_until:
+            other.wire_until = 0.0
+        other.made_at, other.age = self.made_at, self.age
+        other.fresh_until, other.revalidate_until = self.fresh_until, self.revalidate_until
+        other.error_until, other.store, other.share = self.error_until, self.store, self.share
+
+
+def _gzip_tag(tag: bytes) -> bytes:
+    """Another representation needs another strong validator (RFC 9110 8.8.1)."""
+    return tag[:-1] + b'-gz"' if tag.endswith(b'"') else tag
+
+
+HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+    | {"proxy-authenticate", "proxy-authentication-info"}
+)
+_OURS = frozenset(
+    {"age", "content-length", "via", "x-cache", "timing-allow-origin", "set-cookie", "alt-svc", "vary"}
+    | {"access-control-allow-origin", "access-control-expose-headers", "access-control-allow-credentials"}
+)
+
+
+def viewer_fields(
+    headers: dict[str, str], name: str, received_date: bytes, status: int = 200, vary: tuple[str, ...] = ()
+) -> Fields:
+    """The fields of an upstream response as viewers get them: ours added, those of the connection taken out."""
+    dropped = {item.strip().lower() for item in headers.get("connection", "").split(",")}
+    fields = [
+        (key.encode("latin-1"), value.encode("latin-1"))
+        for key, value in headers.items()
+        if key not in HOP_BY_HOP and key not in _OURS and key not in dropped
+    ]
+    if "date" not in headers:
+        fields.append((b"date", received_date))
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    names = list(vary)
+    if content_type.startswith("text/") or content_type.endswith(("mpegurl", "xml", "json", "javascript")):
+        names.append("accept-encoding")
+    if names:
+        fields.append((b"vary", ", ".join(names).encode("latin-1")))
+    if "accept-ranges" not in headers and status == 200:
+        fields.append((b"accept-ranges", b"bytes"))
+    via = headers.get("via")
+    fields.append((b"via", (f"{via}, " if via else "").encode("latin-1") + b"1.1 " + name.encode("ascii")))
+    fields.extend(CORS)
+    return tuple(fields)
+
+
+CORS: Fields = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", EXPOSED),
+    (b"timing-allow-origin", b"*"),
+)

@@ -1,0 +1,330 @@
+// The watch page. One stream, three engines: hls.js (where there is MSE), the browser's own HLS (Safari on a
+// phone), dash.js (?dash=1). `window.headrace` shows tests and the curious what goes on.
+"use strict";
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const video = $("video");
+  const options = new URLSearchParams(location.search);
+  const [, base, playback] = location.pathname.match(/^(.*)\/watch\/([^/]+)\/?$/) || [null, "", ""];
+  const name = decodeURIComponent(playback);
+  const query = options.get("token") ? "?token=" + encodeURIComponent(options.get("token")) : "";
+  // With ?token= only playlists' own URLs carry it; a link of the form /t/TOKEN/watch/NAME carries it everywhere.
+  const prefix = query ? base + "/t/" + encodeURIComponent(options.get("token")) : base;
+  const root = prefix + "/live/" + playback + "/";
+  const hlsUrl = root + "index.m3u8";
+  const dashUrl = root + "manifest.mpd";
+
+  const CATCH_UP = 1.1; // playback rate while the latency is too large: converges, and is hardly heard
+  const POLL_MIN_MS = 2000;
+  const POLL_MAX_MS = 10000;
+  const STALL_MS = 8000; // no progress for so long while playing: start anew
+
+  const shared = (window.headrace = {
+    engine: "", player: null, video, state: "starting", latency: null, errors: 0, restarts: 0, levels: [], firstFrameMs: null,
+  });
+  const opened = performance.now();
+
+  document.title = name + " · Headrace";
+  $("title").textContent = name;
+  if (options.get("embed")) document.body.classList.add("embed");
+  video.poster = root + "thumbnail.jpg";
+
+  let generation = 0; // counts starts, so that what an old one still says is not heeded
+  let pollTimer = 0;
+  let pollMs = POLL_MIN_MS;
+
+  function say(state, text) {
+    shared.state = state;
+    $("state").textContent = text || "";
+  }
+
+  function offline(text) {
+    stop();
+    $("offline-text").textContent = text;
+    $("offline").hidden = false;
+    say("offline", "");
+    $("live").classList.remove("on");
+    $("latency").textContent = "";
+    clearTimeout(pollTimer);
+    // A random part keeps a crowd that lost its stream at one instant from coming back at one instant.
+    pollTimer = setTimeout(poll, pollMs * (0.75 + Math.random() / 2));
+    pollMs = Math.min(POLL_MAX_MS, pollMs * 1.3);
+  }
+
+  async function poll() {
+    try {
+      const answer = await fetch(options.get("dash") ? dashUrl : hlsUrl, { cache: "no-store" });
+      if (answer.ok) {
+        const text = await answer.text();
+        if (text.includes("#EXT-X-STREAM-INF") || text.includes("#EXTINF") || text.includes("<MPD")) return start();
+      }
+      if (answer.status === 401 || answer.status === 403) return offline("This link is not valid (any more)");
+      offline(shared.restarts ? "The stream is offline" : "Not live yet");
+    } catch {
+      offline("The server cannot be reached");
+    }
+  }
+
+  function stop() {
+    generation += 1;
+    const player = shared.player;
+    shared.player = null;
+    if (player && player.destroy) player.destroy();
+    if (player && player.reset) player.reset();
+    if (shared.engine === "native") {
+      video.removeAttribute("src");
+      video.load();
+    }
+  }
+
+  function load(url) {
+    return new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      script.src = url;
+      script.onload = resolve;
+      script.onerror = () => reject(new Error("cannot load " + url));
+      document.head.append(script);
+    });
+  }
+
+  async function start() {
+    stop();
+    clearTimeout(pollTimer);
+    const mine = generation;
+    $("offline").hidden = true;
+    say("starting", "starting");
+    try {
+      if (options.get("dash")) {
+        if (!window.dashjs) await load(document.body.dataset.dash);
+        if (mine === generation) startDash(mine);
+        return;
+      }
+      if (!window.Hls) await load(document.body.dataset.hls);
+      if (mine !== generation) return;
+      if (window.Hls && window.Hls.isSupported()) startHls(mine);
+      else if (video.canPlayType("application/vnd.apple.mpegurl")) startNative(mine);
+      else offline("This browser cannot play the stream");
+    } catch (error) {
+      offline("The player cannot be loaded");
+    }
+  }
+
+  function lost(mine, text) {
+    if (mine !== generation) return;
+    shared.restarts += 1;
+    pollMs = POLL_MIN_MS;
+    offline(text);
+  }
+
+  function startHls(mine) {
+    const Hls = window.Hls;
+    const quick = { maxTimeToFirstByteMs: 8000, maxLoadTimeMs: 12000 };
+    const retry = (count) => ({ maxNumRetry: count, retryDelayMs: 300, maxRetryDelayMs: 2000, backoff: "exponential" });
+    const policy = (count) => ({ default: { ...quick, timeoutRetry: retry(2), errorRetry: retry(count) } });
+    const hls = new Hls({
+      lowLatencyMode: true,
+      maxLiveSyncPlaybackRate: CATCH_UP,
+      liveMaxLatencyDuration: undefined,
+      backBufferLength: 30,
+      maxBufferLength: 20,
+      startFragPrefetch: true,
+      testBandwidth: false,
+      abrEwmaDefaultEstimate: 3_000_000,
+      capLevelToPlayerSize: options.get("embed") !== null,
+      manifestLoadPolicy: policy(1),
+      playlistLoadPolicy: policy(4),
+      fragLoadPolicy: policy(4),
+    });
+    shared.engine = "hls.js";
+    shared.player = hls;
+    let mediaErrors = 0;
+    hls.on(Hls.Events.MANIFEST_PARSED, (_, data) => {
+      shared.levels = data.levels.map((level) => ({ height: level.height, bitrate: level.bitrate, name: level.name }));
+      qualities(data.levels.map((level, index) => [index, label(level.height, level.bitrate)]), (value) => {
+        hls.nextLevel = value;
+      });
+      play();
+    });
+    hls.on(Hls.Events.LEVEL_SWITCHED, (_, data) => {
+      const level = hls.levels[data.level];
+      $("quality").options[0].textContent = hls.autoLevelEnabled && level ? "Auto (" + (level.height || "audio") + ")" : "Auto";
+    });
+    hls.on(Hls.Events.ERROR, (_, data) => {
+      shared.errors += 1;
+      shared.lastError = data.details;
+      if (mine !== generation || !data.fatal) return;
+      if (data.type === Hls.ErrorTypes.MEDIA_ERROR && mediaErrors < 2) {
+        mediaErrors += 1;
+        hls.recoverMediaError();
+        return;
+      }
+      lost(mine, "The stream is offline");
+    });
+    hls.on(Hls.Events.BUFFER_EOS, () => video.addEventListener("ended", () => lost(mine, "The stream has ended"), { once: true }));
+    hls.loadSource(hlsUrl);
+    hls.attachMedia(video);
+  }
+
+  function startNative(mine) {
+    shared.engine = "native";
+    shared.player = null;
+    $("quality").hidden = true;
+    video.src = hlsUrl;
+    video.onerror = () => lost(mine, "The stream is offline");
+    video.onended = () => lost(mine, "The stream has ended");
+    play();
+  }
+
+  function startDash(mine) {
+    const dash = window.dashjs.MediaPlayer().create();
+    shared.engine = "dash.js";
+    shared.player = dash;
+    dash.updateSettings({ streaming: { liveCatchup: { enabled: true }, utcSynchronization: { enabled: true } } });
+    const events = window.dashjs.MediaPlayer.events;
+    dash.on(events.STREAM_INITIALIZED, () => {
+      const list = dash.getRepresentationsByType("video") || [];
+      shared.levels = list.map((item) => ({ height: item.height, bitrate: item.bandwidth }));
+      qualities(list.map((item, index) => [index, label(item.height, item.bandwidth)]), (value) => {
+        dash.updateSettings({ streaming: { abr: { autoSwitchBitrate: { video: value < 0 } } } });
+        if (value >= 0) dash.setRepresentationForTypeByIndex("video", value, true);
+      });
+      play();
+    });
+    dash.on(events.ERROR, (event) => {
+      shared.errors += 1;
+      shared.lastError = event.error && event.error.message;
+      lost(mine, "The stream is offline");
+    });
+    dash.on(events.PLAYBACK_ENDED, () => lost(mine, "The stream has ended"));
+    dash.initialize(video, dashUrl, true);
+  }
+
+  const label = (height, bitrate) => (height ? height + "p" : "audio") + (bitrate ? " · " + (bitrate / 1e6).toFixed(1) + " Mb/s" : "");
+
+  function qualities(list, choose) {
+    const menu = $("quality");
+    menu.replaceChildren(new Option("Auto", "-1"), ...list.slice().reverse().map(([value, text]) => new Option(text, value)));
+    menu.hidden = list.length < 2;
+    menu.onchange = () => choose(Number(menu.value));
+  }
+
+  async function play() {
+    try {
+      await video.play();
+      $("play-big").hidden = true;
+    } catch {
+      if (!video.muted) {
+        video.muted = true;
+        return play();
+      }
+      $("play-big").hidden = false;
+    }
+  }
+
+  function latency() {
+    const player = shared.player;
+    if (shared.engine === "hls.js" && player) return player.latency || null;
+    if (shared.engine === "dash.js" && player && player.isReady()) return player.getCurrentLiveLatency() || null;
+    if (shared.engine === "native" && video.getStartDate) {
+      const began = video.getStartDate().getTime();
+      return Number.isNaN(began) ? null : Date.now() / 1000 - (began / 1000 + video.currentTime);
+    }
+    return null;
+  }
+
+  function target() {
+    const player = shared.player;
+    if (shared.engine === "hls.js" && player) return player.targetLatency || 3;
+    if (shared.engine === "dash.js" && player && player.isReady()) return player.getTargetLiveDelay() || 3;
+    return 6;
+  }
+
+  function goLive() {
+    const player = shared.player;
+    if (shared.engine === "hls.js" && player && player.liveSyncPosition) video.currentTime = player.liveSyncPosition;
+    else if (shared.engine === "dash.js" && player) player.seekToOriginalLive();
+    else if (video.seekable.length) video.currentTime = video.seekable.end(video.seekable.length - 1) - 3;
+    play();
+  }
+
+  let lastTime = -1;
+  let lastMoved = performance.now();
+  setInterval(() => {
+    if (shared.state === "offline") return;
+    const seconds = latency();
+    shared.latency = seconds;
+    $("latency").textContent = seconds === null ? "" : seconds.toFixed(1) + " s";
+    $("live").classList.toggle("on", seconds !== null && seconds < target() + 2.5 && !video.paused);
+    const now = performance.now();
+    if (video.currentTime !== lastTime) {
+      lastTime = video.currentTime;
+      lastMoved = now;
+      if (!video.paused) {
+        pollMs = POLL_MIN_MS;
+        say("playing", "");
+      }
+    } else if (video.paused) {
+      lastMoved = now;
+      if (video.readyState > 1) say("paused", "paused");
+    } else if (now - lastMoved > 1000) {
+      say("waiting", "buffering");
+      if (now - lastMoved > STALL_MS) {
+        lastMoved = now;
+        lost(generation, "Reconnecting");
+      }
+    }
+  }, 250);
+
+  video.addEventListener("playing", () => {
+    if (shared.firstFrameMs === null) shared.firstFrameMs = Math.round(performance.now() - opened);
+  });
+  const icons = () => {
+    $("play").innerHTML = video.paused ? "&#9654;" : "&#10073;&#10073;";
+    $("play").setAttribute("aria-label", video.paused ? "Play" : "Pause");
+    $("mute").innerHTML = video.muted ? "&#128263;" : "&#128266;";
+    $("mute").setAttribute("aria-label", video.muted ? "Unmute" : "Mute");
+    $("unmute").hidden = !video.muted || video.paused;
+  };
+  for (const event of ["play", "pause", "volumechange", "playing"]) video.addEventListener(event, icons);
+
+  const toggle = () => {
+    if (!video.paused) return video.pause();
+    const seconds = latency();
+    if (seconds !== null && seconds > target() + 10) goLive();
+    else play();
+  };
+  const mute = () => { video.muted = !video.muted; };
+  const full = () => {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else if ($("stage").requestFullscreen) $("stage").requestFullscreen();
+    else if (video.webkitEnterFullscreen) video.webkitEnterFullscreen();
+  };
+  $("play").onclick = $("play-big").onclick = video.onclick = toggle;
+  $("mute").onclick = $("unmute").onclick = mute;
+  $("live").onclick = goLive;
+  $("full").onclick = full;
+  video.ondblclick = full;
+  $("volume").oninput = (event) => { video.volume = event.target.valueAsNumber; video.muted = video.volume === 0; };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input")) return;
+    const on = { k: toggle, m: mute, f: full, l: goLive }[event.key];
+    if (event.key === " " && !event.target.matches("button")) toggle();
+    else if (event.key === "ArrowUp") video.volume = Math.min(1, video.volume + 0.1);
+    else if (event.key === "ArrowDown") video.volume = Math.max(0, video.volume - 0.1);
+    else if (on) on();
+    else return;
+    if (event.key.startsWith("Arrow") || event.key === " ") event.preventDefault();
+  });
+
+  let idleTimer = 0;
+  const wake = () => {
+    $("stage").classList.remove("idle");
+    clearTimeout(idleTimer);
+    idleTimer = setTimeout(() => $("stage").classList.toggle("idle", !video.paused), 3000);
+  };
+  for (const event of ["pointermove", "pointerdown", "keydown"]) document.addEventListener(event, wake);
+  wake();
+  icons();
+  if (playback) poll();
+  else offline("No such page");
+})();

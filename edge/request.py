@@ -1,0 +1,169 @@
+"""One HTTP/1.x request head: bytes in, a `Request` out. Sans-IO, stateless, strict.
+
+Nothing that two servers might read differently gets through: no bare LF, no folded lines, no blanks before a
+colon, no second Host, no body. The edge answers GET, HEAD and OPTIONS, none of which needs a body, so that a
+request ends at its empty line and there is no second framing to smuggle by (RFC 9112 11.2).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from edge import ranges, target
+from media.errors import ProtocolError
+
+_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21-\x7e]+) HTTP/(\d)\.(\d)\Z")
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\Z")
+_HOST = re.compile(r"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*\Z")
+_LONELY = re.compile(rb"(?<!\r)\n|\r(?!\n)(?!\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_START = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{0,32}( [\x21-\x7e]*( .*)?)?\Z", re.DOTALL)
+
+MAX_FIELDS = 100
+"""Header lines per request: browsers send about twenty."""
+
+
+class Bad(ProtocolError):
+    """A request that is answered with `status` and the end of the connection."""
+
+    def __init__(self, status: int, text: str, slug: str) -> None:
+        super().__init__(text, slug=slug)
+        self.status = status
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request, without anything of its connection, so that equal heads share one `Request`."""
+
+    method: str
+    key: str
+    """Normalised path and query: the cache key."""
+    path: str
+    token: str = ""
+    """Viewer token from the query or from `Authorization: Bearer`; empty without."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Lower-case names; repeated fields joined by a comma."""
+    http10: bool = False
+    keep_alive: bool = True
+    gzip: bool = False
+    """The viewer takes gzip."""
+    range: ranges.Range | None = None
+    plain: bool = False
+    """A GET on a lasting connection without range, condition or token: what the short path can answer."""
+
+    @property
+    def head_only(self) -> bool:
+        return self.method == "HEAD"
+
+
+def find_end(buffer: bytes, limit: int) -> int:
+    """Length of the first head in `buffer`, its empty line included; 0 while it is not complete.
+
+    Raises Bad as soon as the bytes cannot become a request, without waiting for the end.
+    """
+    end = buffer.find(b"\r\n\r\n", 0, limit + 4)
+    if end >= 0:
+        return end + 4
+    if len(buffer) > limit:
+        raise Bad(431, "The request head is too large.", "head_too_large")
+    if _LONELY.search(buffer) or not _START.match(buffer[:64].split(b"\r\n", 1)[0]):
+        raise Bad(400, "This is not an HTTP/1.1 request.", "not_http")
+    return 0
+
+
+def parse(head: bytes, query_keys: frozenset[str], max_target: int = 4096) -> Request:
+    """Read one whole head as found by `find_end`. Raises Bad, or ProtocolError for an unusable target."""
+    lines = head[:-4].split(b"\r\n")
+    match = _LINE.match(lines[0])
+    if match is None:
+        raise Bad(400, "The request line is broken.", "bad_request_line")
+    method = match[1].decode("ascii")
+    if match[3] != b"1" or match[4] not in b"01":
+        raise Bad(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.", "bad_version")
+    if len(match[2]) > max_target:
+        raise Bad(414, "The request target is too long.", "target_too_long")
+    http10 = match[4] == b"0"
+    headers = _fields(lines[1:])
+    if method not in ("GET", "HEAD", "OPTIONS"):
+        raise Bad(405, "Only GET, HEAD and OPTIONS are answered here.", "bad_method")
+    _check_framing(headers, http10)
+    raw_target = match[2].decode("ascii")
+    if raw_target == "*" and method == "OPTIONS":
+        raw_target = "/"
+    where = target.parse(raw_target, query_keys)
+    return build(method, where, headers, http10)
+
+
+def build(method: str, where: target.Target, headers: dict[str, str], http10: bool) -> Request:
+    """A `Request` from its parsed pieces; shared by all versions of HTTP."""
+    connection = headers.get("connection", "").lower()
+    keep_alive = "keep-alive" in connection if http10 else "close" not in connection
+    token = where.token
+    authorization = headers.get("authorization", "")
+    if not token and authorization[:7].lower() == "bearer ":
+        token = authorization[7:].strip()
+    span = ranges.parse(headers["range"]) if "range" in headers and method == "GET" else None
+    special = ("if-none-match", "if-modified-since", "if-range", "via", "x-forwarded-for", "upgrade")
+    return Request(
+        method=method,
+        key=where.key,
+        path=where.path,
+        token=token,
+        headers=headers,
+        http10=http10,
+        keep_alive=keep_alive,
+        gzip=_takes_gzip(headers.get("accept-encoding", "")),
+        range=span,
+        plain=method == "GET"
+        and keep_alive
+        and not http10
+        and span is None
+        and not token
+        and not any(name in headers for name in special),
+    )
+
+
+def _fields(lines: list[bytes]) -> dict[str, str]:
+    if len(lines) > MAX_FIELDS:
+        raise Bad(431, "The request has too many header lines.", "too_many_fields")
+    headers: dict[str, str] = {}
+    for line in lines:
+        match = _FIELD.match(line)
+        if match is None:
+            raise Bad(400, "A header line is broken.", "bad_field")
+        name = match[1].decode("ascii").lower()
+        value = match[2].rstrip(b" \t").decode("latin-1")
+        if name in headers:
+            if name in ("host", "content-length", "transfer-encoding", "authorization"):
+                raise Bad(400, f"The field {name} is there twice.", "repeated_field")
+            headers[name] += ", " + value
+        else:
+            headers[name] = value
+    return headers
+
+
+def _check_framing(headers: dict[str, str], http10: bool) -> None:
+    if "transfer-encoding" in headers:
+        raise Bad(400, "A request with a body is not taken here.", "unwanted_body")
+    length = headers.get("content-length")
+    if length is not None:
+        if not (length.isascii() and length.isdigit()):
+            raise Bad(400, "Content-Length is not a number.", "bad_length")
+        if int(length[:20]) != 0:
+            raise Bad(413, "A request with a body is not taken here.", "unwanted_body")
+    if "expect" in headers:
+        raise Bad(417, "No body is expected here.", "bad_expect")
+    host = headers.get("host")
+    if host is None:
+        if not http10:
+            raise Bad(400, "The field Host is missing.", "missing_host")
+    elif _HOST.match(host) is None:
+        raise Bad(400, "The field Host is broken.", "bad_host")
+
+
+def _takes_gzip(value: str) -> bool:
+    for item in value.split(","):
+        coding, _, parameter = item.partition(";")
+        if coding.strip().lower() in ("gzip", "x-gzip"):
+            return re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", parameter) is None
+    return False

@@ -1,0 +1,147 @@
+"""A worker's viewers: all their connections, who may open one, and the clock that cuts those who do not move."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+import structlog
+
+from edge import request
+from edge.connection import Connection
+from edge.heads import Heads
+from edge.request import Request
+from edge.settings import EdgeSettings
+from edge.site import Site
+from edge.stats import Stats
+from edge.viewers import Viewers
+
+log = structlog.get_logger(__name__)
+
+COUNT_EVERY_S = 5.0
+"""How often a connection goes the long way to be counted as a viewer."""
+BURST_S = 10.0
+"""Seconds' worth of requests that an address may save up."""
+
+
+@dataclass(slots=True)
+class _Address:
+    connections: int = 0
+    tokens: float = 0.0
+    at: float = 0.0
+
+
+class Server:
+    """Shared by all connections of a worker."""
+
+    def __init__(self, settings: EdgeSettings, site: Site, stats: Stats, viewers: Viewers) -> None:
+        self.settings, self.site, self.stats, self.viewers = settings, site, stats, viewers
+        self.heads = Heads()
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._keys = frozenset(settings.query_keys)
+        self._addresses: dict[str, _Address] = {}
+        self._rate = settings.requests_per_s_per_address
+        self._trusted = tuple(ipaddress.ip_network(item, strict=False) for item in settings.trusted_proxies)
+        self.short_path = not self._rate and not settings.token_required and settings.token_keys is None
+
+    def make(self) -> Connection:
+        """A protocol for a new connection."""
+        return Connection(self)
+
+    def parse(self, head: bytes) -> Request:
+        """Parse a head and remember it, unless it holds something of one viewer alone."""
+        asked = request.parse(head, self._keys, self.settings.max_target_bytes)
+        if asked.method == "GET" and not asked.token:
+            self.heads.put(head, asked)
+        return asked
+
+    def admit(self, connection: Connection) -> tuple[int, str] | None:
+        """Take a new connection in; status and slug of a refusal otherwise."""
+        self.stats.connections += 1
+        self.connections.add(connection)
+        settings = self.settings
+        address = self._addresses.setdefault(connection.address, _Address())
+        address.connections += 1
+        if len(self.connections) > settings.max_connections:
+            self.stats.refused += 1
+            return 503, "too_many_connections"
+        limit = settings.max_connections_per_address
+        if limit and address.connections > limit and not self._trusts(connection.address):
+            self.stats.refused += 1
+            return 429, "too_many_connections_from_address"
+        return None
+
+    def forget(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+        address = self._addresses.get(connection.address)
+        if address is not None:
+            address.connections -= 1
+            if address.connections <= 0 and not self._rate:
+                del self._addresses[connection.address]
+
+    def check(self, connection: Connection, asked: Request, now: float) -> tuple[int, str] | None:
+        """Count a request for its viewer; status and slug where a limit refuses it."""
+        address = self.address(connection, asked)
+        if self._rate and not self._take(address, now):
+            self.stats.refused += 1
+            return 429, "too_many_requests"
+        self.viewers.seen(asked.path, address, asked.headers.get("user-agent", ""), now)
+        if self.short_path:
+            connection.counted_until = now + COUNT_EVERY_S
+        return None
+
+    def address(self, connection: Connection, asked: Request) -> str:
+        """The viewer's address: the peer, or what a trusted proxy in front says."""
+        forwarded = asked.headers.get("x-forwarded-for")
+        if forwarded is None or not self._trusts(connection.address):
+            return connection.address
+        for item in reversed(forwarded.split(",")):
+            text = item.strip()
+            try:
+                ipaddress.ip_address(text)
+            except ValueError:
+                return connection.address
+            if not self._trusts(text):
+                return text
+        return connection.address
+
+    def sweep(self, now: float) -> None:
+        """Once a second: let every connection see to its times, and forget addresses with nothing on account."""
+        for connection in list(self.connections):
+            connection.check(now)
+        if self._rate:
+            idle = [key for key, item in self._addresses.items() if not item.connections and now - item.at > BURST_S]
+            for key in idle:
+                del self._addresses[key]
+
+    def drain(self) -> None:
+        """Answer what is asked, and close."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.drain()
+
+    @property
+    def waiting(self) -> int:
+        """Viewers who wait for a flight or for the rest of one."""
+        return sum(connection.reader is not None for connection in self.connections)
+
+    def _trusts(self, address: str) -> bool:
+        if not self._trusted:
+            return False
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._trusted)
+
+    def _take(self, address: str, now: float) -> bool:
+        item = self._addresses.setdefault(address, _Address())
+        burst = self._rate * BURST_S
+        item.tokens = min(burst, item.tokens + (now - item.at) * self._rate) if item.at else burst
+        item.at = now
+        if item.tokens < 1.0:
+            return False
+        item.tokens -= 1.0
+        return True

@@ -1,0 +1,80 @@
+"""Settings of the edge: one frozen model, handed to every worker as JSON. Holds paths of secrets, never secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EdgeSettings(BaseModel):
+    """How an edge listens, what it keeps, and what it asks of viewers and of its upstream."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(True, description="Whether `headrace serve` starts an edge on this machine.")
+    host: str = Field("0.0.0.0", description="Address to listen on; `::` listens on IPv6 and IPv4.")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port for plain HTTP; 0 lets the system choose.")
+    tls_port: int = Field(8443, ge=0, le=65535, description="TCP port for HTTPS, used when a certificate is set.")
+    certificate: Path | None = Field(None, description="PEM chain for HTTPS, reloaded when the file changes.")
+    private_key: Path | None = Field(None, description="PEM private key of the certificate.")
+    workers: int | None = Field(None, ge=1, le=256, description="Worker processes; by default one per core.")
+    name: str = Field(
+        "headrace",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="Name in `Via`. Edges that stand behind each other need different names: a loop is known by it.",
+    )
+
+    memory_bytes: int = Field(256 * 2**20, ge=2**20, description="Bytes of cached objects in each worker.")
+    text_share: float = Field(
+        0.125, gt=0, lt=1, description="Part of the memory kept for playlists and other text: media never push it out."
+    )
+    max_object_bytes: int = Field(64 * 2**20, ge=2**16, description="Largest object; a larger one is answered 502.")
+    max_objects: int = Field(100_000, ge=100, description="Most objects held by a worker.")
+    query_keys: tuple[str, ...] = Field(
+        ("_HLS_msn", "_HLS_part", "_HLS_skip"),
+        description="Query parameters that make a different object. All others are dropped before the origin is asked.",
+    )
+    forward_headers: tuple[str, ...] = Field(
+        (), description="Request headers handed to the origin (lower case; `*` for all end-to-end ones)."
+    )
+    negative_s: float = Field(1.0, ge=0, le=60, description="How long an error without a lifetime of its own is kept.")
+    stale_if_error_s: float = Field(
+        5.0,
+        ge=0,
+        description="How long past its lifetime an object may stand in for a failing origin that says nothing.",
+    )
+
+    max_connections: int = Field(20_000, ge=1, description="Open viewer connections per worker; more get 503.")
+    max_connections_per_address: int = Field(
+        0, ge=0, description="Open connections per address and worker; more get 429. 0: no limit."
+    )
+    requests_per_s_per_address: float = Field(
+        0, ge=0, description="Requests per second per address and worker, over a burst of ten seconds. 0: no limit."
+    )
+    max_head_bytes: int = Field(16_384, ge=512, le=2**20, description="Largest request head; a larger one gets 431.")
+    max_target_bytes: int = Field(4096, ge=64, le=2**16, description="Longest request target; a longer one gets 414.")
+    head_timeout_s: float = Field(10.0, gt=0, description="Time for a viewer to send one whole request head.")
+    idle_timeout_s: float = Field(75.0, gt=0, description="How long a silent connection is kept open.")
+    stall_timeout_s: float = Field(15.0, gt=0, description="A viewer who takes nothing for so long is cut.")
+    send_timeout_s: float = Field(120.0, gt=0, description="A viewer whose buffer is never empty for so long is cut.")
+    drain_s: float = Field(10.0, ge=0, description="Time for open responses to end after SIGTERM.")
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="Networks (CIDR) whose `X-Forwarded-For` is believed, for limits and viewer counts."
+    )
+
+    upstream_connections: int = Field(
+        1024, ge=1, description="Most connections to the origin per worker; each blocked playlist request holds one."
+    )
+    upstream_queue: int = Field(4096, ge=0, description="Fetches that may wait for a connection; more get 503.")
+    connect_timeout_s: float = Field(3.0, gt=0, description="Time to connect to the origin.")
+    first_byte_timeout_s: float = Field(
+        30.0, gt=0, description="Time for the origin to answer, longer than any blocking reload."
+    )
+    body_timeout_s: float = Field(15.0, gt=0, description="Longest silence of the origin within a body.")
+
+    token_keys: Path | None = Field(
+        None, description="JSON Web Key Set of viewer token keys (HS256, ES256, EdDSA), reloaded when the file changes."
+    )
+    token_required: bool = Field(False, description="Whether every stream wants a viewer token.")
+    viewer_window_s: float = Field(15.0, gt=0, description="A viewer counts for so long after the last request.")

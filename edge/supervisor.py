@@ -1,0 +1,222 @@
+"""The pool of edge workers on this machine: starts them on one port, replaces the dead, speaks for all of them.
+
+| worker is   | because                                  | then                                    |
+|-------------|------------------------------------------|-----------------------------------------|
+| starting    | the pool starts, or another died         | `ready` on its stdout makes it serving  |
+| serving     | it said so                               | its end makes it dead                   |
+| dead        | crash, kill, or no `ready` in time       | another starts at once, later each time it dies young |
+| stopping    | `stop`                                   | SIGTERM drains it; SIGKILL after the drain's time |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from edge import metrics
+from edge.settings import EdgeSettings
+from edge.worker import Orders, bind
+
+log = structlog.get_logger(__name__)
+
+READY_S = 20.0
+"""Time for a worker to import, bind and say so, on a busy machine."""
+YOUNG_S = 5.0
+"""A worker that dies sooner than this after its start makes the next one wait."""
+PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0)
+ASK_S = 2.0
+"""Time for a worker to answer on its private socket."""
+LINE_BYTES = 64 * 2**20
+"""Longest answer of a worker: hashes of all its viewers."""
+
+
+class EdgePool:
+    """See the module. `upstream`: `unix:PATH`, or URLs (`http://host:port`, `https://host`), tried in order."""
+
+    def __init__(self, settings: EdgeSettings, upstream: str | Iterable[str]) -> None:
+        self.settings = settings
+        self._upstream = (upstream,) if isinstance(upstream, str) else tuple(upstream)
+        self._count = settings.workers or os.cpu_count() or 1
+        self._folder: Path | None = None
+        self._held: list[socket.socket] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._controls: dict[int, Path] = {}
+        self._ready = [asyncio.Event() for _ in range(self._count)]
+        self._viewer_key = secrets.token_hex(16)
+        self._stopping = False
+        self.restarts = 0
+        self.port = 0
+        """The port that viewers use; known after `start`."""
+        self.tls_port = 0
+        """The HTTPS port; 0 without a certificate."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether at least one worker serves."""
+        return any(event.is_set() for event in self._ready)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that run."""
+        return [process.pid for process in self._processes.values() if process.returncode is None]
+
+    async def start(self) -> None:
+        """Start all workers; returns when each serves. Raises OSError where the port is taken, or RuntimeError."""
+        # Two edges of one user could share a port unnoticed; so try it once without SO_REUSEPORT.
+        settings = self.settings
+        self._held = _hold(settings.host, settings.port)
+        self.port = self._held[0].getsockname()[1]
+        if settings.certificate is not None:
+            self._held += _hold(settings.host, settings.tls_port)
+            self.tls_port = self._held[-1].getsockname()[1]
+        self._folder = Path(tempfile.mkdtemp(prefix="headrace-edge-"))
+        self._tasks = [asyncio.create_task(self._keep(index)) for index in range(self._count)]
+        everyone = asyncio.gather(*(event.wait() for event in self._ready))
+        try:
+            async with asyncio.timeout(READY_S + 5):
+                await asyncio.wait({everyone, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            pass
+        if not everyone.done():
+            everyone.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await everyone
+            await self.stop()
+            raise RuntimeError("the edge's workers did not start; their messages are on stderr")
+        log.info("edge_serving", port=self.port, workers=self._count)
+
+    async def stop(self) -> None:
+        """Drain and end all workers; nothing is left behind. Idempotent."""
+        self._stopping = True
+        for process in self._processes.values():
+            if process.returncode is None:
+                process.terminate()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=self.settings.drain_s + 5)
+            for process in self._processes.values():
+                if process.returncode is None:
+                    process.kill()
+            for task in late:
+                task.cancel()
+            results = await asyncio.gather(*self._tasks, return_exceptions=True)
+            for result in results:
+                if isinstance(result, Exception):
+                    log.error("edge_keeper_failed", exc_info=result)
+            self._tasks = []
+        for sock in self._held:
+            sock.close()
+        self._held = []
+        if self._folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+            self._folder = None
+
+    async def metrics(self) -> bytes:
+        """Prometheus text of all workers together."""
+        answers = await self._ask_all({"do": "metrics"})
+        extra = {"workers": len(answers), "restarts": self.restarts}
+        return metrics.render((metrics.Snapshot(**answer) for answer in answers), extra)
+
+    async def viewers(self) -> dict[str, int]:
+        """Distinct viewers by playback id, as of now."""
+        merged: dict[str, set[int]] = {}
+        for answer in await self._ask_all({"do": "metrics"}):
+            for stream, hashes in answer["viewers"].items():
+                merged.setdefault(stream, set()).update(hashes)
+        return {stream: len(hashes) for stream, hashes in merged.items()}
+
+    async def purge(self, prefix: str) -> int:
+        """Forget every object whose path starts with `prefix`, in all workers; how many there were."""
+        return sum(int(answer["purged"]) for answer in await self._ask_all({"do": "purge", "prefix": prefix}))
+
+    async def _keep(self, index: int) -> None:
+        """Keep one worker running."""
+        loop = asyncio.get_running_loop()
+        young = 0
+        while not self._stopping:
+            began = loop.time()
+            await self._live(index)
+            self._ready[index].clear()
+            if self._stopping:
+                return
+            self.restarts += 1
+            young = young + 1 if loop.time() - began < YOUNG_S else 0
+            pause = PAUSES_S[min(young, len(PAUSES_S) - 1)]
+            log.warning("edge_worker_died", worker=index, again_in_s=pause)
+            await asyncio.sleep(pause)
+
+    async def _live(self, index: int) -> None:
+        """One worker's life, from its start to its end."""
+        assert self._folder is not None
+        control = self._folder / f"{index}-{secrets.token_hex(4)}.sock"
+        orders = Orders(self.settings, self._upstream, self.port, self.tls_port, str(control), self._viewer_key)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "edge"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        self._processes[index] = process
+        assert process.stdin is not None and process.stdout is not None
+        if self._stopping:
+            process.terminate()
+        try:
+            with contextlib.suppress(ConnectionError):
+                process.stdin.write(orders.to_json().encode() + b"\n")
+                await process.stdin.drain()
+            try:
+                async with asyncio.timeout(READY_S):
+                    line = await process.stdout.readline()
+            except TimeoutError:
+                line = b""
+            if b'"ready"' in line:
+                self._controls[index] = control
+                self._ready[index].set()
+                await process.stdout.read()
+            elif process.returncode is None:
+                process.kill()
+            await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            process.stdin.close()
+            self._controls.pop(index, None)
+            with contextlib.suppress(OSError):
+                control.unlink()
+
+    async def _ask_all(self, order: dict[str, str]) -> list[dict[str, Any]]:
+        answers = await asyncio.gather(*(self._ask(path, order) for path in list(self._controls.values())))
+        return [answer for answer in answers if answer is not None]
+
+    async def _ask(self, path: Path, order: dict[str, str]) -> dict[str, Any] | None:
+        try:
+            async with asyncio.timeout(ASK_S):
+                reader, writer = await asyncio.open_unix_connection(str(path), limit=LINE_BYTES)
+                try:
+                    writer.write(json.dumps(order).encode() + b"\n")
+                    answer: dict[str, Any] = json.loads(await reader.readline())
+                    return answer
+                finally:
+                    writer.close()
+        except (OSError, ValueError, TimeoutError) as error:
+            log.warning("edge_worker_silent", error=type(error).__name__)
+            return None
+
+
+def _hold(host: str, port: int) -> list[socket.socket]:
+    """Make sure that the port is free, and keep it for this pool: bound, but not listening."""
+    if port:
+        bind(host, port, reuse=False).close()
+    return [bind(host, port)]
