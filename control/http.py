@@ -54,6 +54,14 @@ def listen_unix(path: Path) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are the node's business."""
@@ -81,8 +89,7 @@ class HttpServer:
 
     async def started(self) -> None:
         """Return once requests are taken."""
-        while not self._server.started:
-            await asyncio.sleep(0.005)
+        await self._server.up.wait()
 
     def stop(self) -> None:
         """Take no new connection and finish those that are open."""

@@ -212,7 +212,7 @@ class Node:
     async def _probe(self) -> None:
         """Find out what hardware works, without holding anything up."""
         if self._settings.transcode.enabled and self._settings.transcode.hardware:
-            self.planning.hardware = await probe()
+            self.planning.hardware = await probe(cpu=False)
         self._probed.set()
 
     async def _start_demo(self, stack: contextlib.AsyncExitStack) -> None:

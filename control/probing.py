@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from control.cli_common import say, say_table
-from transcode.hardware import EncoderTrial, Hardware
+from transcode.hardware import CPU, EncoderTrial, Hardware
+from transcode.plan import CPU_ENCODERS
 
 
 def show(hardware: Hardware) -> None:
@@ -17,14 +18,15 @@ def show(hardware: Hardware) -> None:
 
 
 def summary(hardware: Hardware | None) -> str:
-    """One line for the banner, e.g. `NVIDIA GPU (h264_nvenc), CPU (libx264, libx265)`."""
+    """One line for the banner, e.g. `NVIDIA GPU (h264_nvenc), CPU (libx264, libx265)`. The CPU's always work."""
     if hardware is None:
         return ""
     places: dict[str, list[str]] = {}
     for trial in hardware.trials:
-        if trial.works:
+        if trial.works and trial.device != CPU:
             places.setdefault(trial.device, []).append(trial.name)
-    return ", ".join(f"{place} ({', '.join(names)})" for place, names in places.items()) or "none works"
+    places[CPU] = list(CPU_ENCODERS.values())
+    return ", ".join(f"{place} ({', '.join(names)})" for place, names in places.items())
 
 
 def _speed(trial: EncoderTrial) -> str:
