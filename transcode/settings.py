@@ -58,7 +58,7 @@ class TranscodeSettings(BaseModel):
         description="Frames that x264 looks ahead. Better quality at the same bitrate, and as many frames of latency.",
     )
     buffer_ms: int = Field(
-        default=400,
+        default=300,
         ge=100,
         le=4000,
         description="Size of the rate-control buffer (VBV) in milliseconds of the target bitrate. Smaller keeps every "
