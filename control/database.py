@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from control.migrations import HEAD
@@ -41,7 +41,10 @@ class Database:
     def __init__(self, url: str, *, lock: Path | None = None) -> None:
         """`url` is an SQLAlchemy URL of an async driver; `lock` a file that keeps two processes from migrating
         one database at the same time (None: the database server's own business)."""
-        self._url = make_url(url)
+        try:
+            self._url = make_url(url)
+        except ArgumentError as error:
+            raise DatabaseError("database.url is no database URL: write e.g. postgresql+asyncpg://...") from error
         self._lock = lock
         self._engine: AsyncEngine | None = None
         self._sessions: async_sessionmaker[AsyncSession] | None = None
@@ -59,7 +62,10 @@ class Database:
 
     async def open(self) -> None:
         """Connect and bring the schema up to date. Raises `DatabaseError`."""
-        self._engine = create_async_engine(self._url, pool_pre_ping=self._url.get_backend_name() != "sqlite")
+        try:
+            self._engine = create_async_engine(self._url, pool_pre_ping=self._url.get_backend_name() != "sqlite")
+        except (ModuleNotFoundError, InvalidRequestError, NoSuchModuleError) as error:
+            raise DatabaseError(f"The database {self.shown_url} cannot be used: {error}") from error
         if self._url.get_backend_name() == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _tune_sqlite)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
@@ -117,6 +123,8 @@ def _upgrade(connection: Connection) -> None:
     from alembic import command  # costs a quarter of a second: only where there is something to migrate
     from alembic.config import Config
 
+    if connection.dialect.name == "postgresql":  # several nodes may start at once; there is no common lock file
+        connection.execute(text("SELECT pg_advisory_xact_lock(4846524143)"))
     config = Config()
     config.set_main_option("script_location", "control:migrations")
     config.attributes["connection"] = connection

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.credentials import REDACTED, hash_key, make_token, new_key, parse_token
-from control.database import Database
+from control.database import Database, DatabaseError
 from control.migrations import HEAD
 from control.models import Base
 from control.secret_files import admin_token, server_secret
@@ -319,6 +319,19 @@ async def test_migrations_lead_from_empty_to_the_models(tmp_path: Path) -> None:
     import control.migrations
 
     assert ScriptDirectory(os.path.dirname(control.migrations.__file__)).get_current_head() == HEAD
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "nosuch+driver://x", "sqlite:///sync.db", "sqlite+aiosqlite:////nowhere/at/all.db"]
+)
+async def test_a_database_that_cannot_be_used_is_told(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        await Database.in_folder(tmp_path, url).open()
+    assert caught.value.slug == "database_unavailable"
+
+
+async def test_a_password_in_the_url_is_not_shown(tmp_path: Path) -> None:
+    assert "geheim" not in Database.in_folder(tmp_path, "postgresql+asyncpg://me:geheim@host/db").shown_url
 
 
 def test_secret_files_are_private_and_stay(tmp_path: Path) -> None:
