@@ -82,7 +82,7 @@ class Presentation:
         self._lanes: dict[str, Video | Audio] = {}
         self._audio: list[tuple[str, Audio]] = []
         self._lockstep: Lockstep | None = None
-        self._video_front = 0
+        self._video_front = self._video_end = -ORIGIN_S * VIDEO_TIMESCALE
         self._published = 0
         self._windows: dict[str, Window] = {}
         self._waiters: dict[str, asyncio.Future[None]] = {}
@@ -131,9 +131,8 @@ class Presentation:
         try:
             if isinstance(found, Video):
                 events = found.write(packet)
-                front = packet.dts + ORIGIN_S * VIDEO_TIMESCALE
-                if front > self._video_front:
-                    self._video_front = front
+                if packet.dts > self._video_front:
+                    self._video_front, self._video_end = packet.dts, packet.dts + packet.duration
             else:
                 found.write(packet)
                 self._guard(packet)
@@ -188,7 +187,8 @@ class Presentation:
             )
             self._steps().join(name)
         self._audio = [(name, a) for name, a in self._lanes.items() if isinstance(a, Audio)]
-        self._video_front = self._published = 0
+        self._video_front = self._video_end = -ORIGIN_S * VIDEO_TIMESCALE
+        self._published = 0
         self.ended = False
         self._touch()
 
@@ -294,8 +294,14 @@ class Presentation:
         """Up to which media time (90 kHz) all cuts are known; None where audio itself decides them."""
         if not any(r.kind is Kind.VIDEO for r in self.renditions):
             return None
+        origin = ORIGIN_S * VIDEO_TIMESCALE
+        front, end = self._video_front + origin, self._video_end + origin
         last = self._cuts.last
-        return max(self._video_front, last.pts) if last and self._cuts.started else self._video_front
+        if last is None or not self._cuts.started:
+            return front
+        # A cut that is not known yet lies at a frame still to come, or on the regular grid before such a frame.
+        regular = last.pts + self.settings.segment_s * VIDEO_TIMESCALE - 1
+        return max(last.pts, front, min(end, regular))
 
     def _pump(self) -> None:
         for name, audio in self._audio:

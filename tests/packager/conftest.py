@@ -235,6 +235,7 @@ async def serve(presentations: dict[str, Presentation]) -> AsyncIterator[str]:
     directory = SimpleNamespace(presentation=presentations.get)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen(128)  # whoever connects before uvicorn accepts is not refused
     config = uvicorn.Config(
         Origin(directory),
         http="httptools",
@@ -270,7 +271,7 @@ async def run(*command: str) -> tuple[bytes, str]:
     return out, messages.decode(errors="replace")
 
 
-async def decode_numbers(ffmpeg: str, url: str, stream: str = "0:v:0") -> tuple[list[int], str]:
+async def decode_numbers(ffmpeg: str, url: str, frames: int | None = None) -> tuple[list[int], str]:
     """Numbers of all pictures that a player shows, and its complaints."""
     out, messages = await run(
         ffmpeg,
@@ -279,7 +280,8 @@ async def decode_numbers(ffmpeg: str, url: str, stream: str = "0:v:0") -> tuple[
         "-i",
         url,
         "-map",
-        stream,
+        "0:v:0",
+        *(("-frames:v", str(frames)) if frames else ()),
         "-fps_mode",
         "passthrough",
         "-f",
@@ -304,6 +306,8 @@ async def packet_times(ffprobe: str, url: str, stream: str) -> list[float]:
 def studio() -> SimpleNamespace:
     """The helpers of this file: tests cannot import each other's modules."""
     return SimpleNamespace(
-        video=video, audio=audio, cuts_of=cuts_of, script=script, play=play, serve=serve, run=run, Clock=Clock, Feed=Feed,
+        video=video, audio=audio, cuts_of=cuts_of, script=script, play=play, serve=serve, run=run, Clock=Clock,
+        Feed=Feed,
         decode_numbers=decode_numbers, packet_times=packet_times, WALL_US=WALL_US,
+        long=[video(seconds=34, options={"crf": "40"}), audio(seconds=34)],
     )  # fmt: skip
