@@ -115,7 +115,7 @@ class AudioLane:
         old, end = self._track, self.end
         self._configure(track)
         if self._next is not None:
-            self._next = rescale(self._next, old.timescale, track.timescale)
+            self._next = -(-self._next * track.timescale // old.timescale)  # rounded up: never before the last end
             if not same_configuration(old, track):
                 self._mean = self._jitter = 0
                 out.append(Gap(track.id, end, self.end, "config_change"))

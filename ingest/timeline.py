@@ -22,6 +22,8 @@ from media.track import Kind
 
 _BACK_S = 1.0
 """A step back that is no longer than this is disorder, mended by the lane; a longer one is a jump."""
+_LAG_S, _PATIENCE = 0.1, 12
+"""So many samples in a row whose time had long been passed are no disorder either: the clock was set back."""
 _EPOCHS = 4
 """How many epochs a late track may still fall into."""
 _PAUSE_S = 1.0
@@ -39,7 +41,7 @@ class _Epoch(NamedTuple):
 class _Line:
     """A track's place on the source's clock."""
 
-    __slots__ = ("epoch", "lag", "lane", "now", "raw")
+    __slots__ = ("behind", "epoch", "lag", "lane", "now", "raw")
 
     def __init__(self, lane: Lane, epoch: _Epoch, raw: int, now: float) -> None:
         self.lane = lane
@@ -47,6 +49,7 @@ class _Line:
         self.raw = raw
         self.now = now
         self.lag: float | None = None
+        self.behind = 0
 
 
 class Timeline:
@@ -144,10 +147,13 @@ class Timeline:
         elapsed_s = max(0.0, now - line.now)
         step = raw - line.raw
         at, end = line.epoch.place(raw, hz), line.lane.end
-        # Many small steps back add up to a jump too: the lane cannot wait for the source's clock forever.
-        behind = at < end - _BACK_S * VIDEO_TIMESCALE and at >= self._floor
+        # Many small steps back add up to a jump too: the stream cannot wait for the source's clock forever.
+        passed = end - at if at >= self._floor else 0
+        line.behind = line.behind + 1 if passed > _LAG_S * VIDEO_TIMESCALE else 0
+        behind = passed > _BACK_S * VIDEO_TIMESCALE or line.behind > _PATIENCE
         if -_BACK_S * hz <= step <= (self._limit_s + elapsed_s) * hz and not behind:
             return
+        line.behind = 0
         epoch = self._fitting(raw, end, elapsed_s, other_than=line.epoch)
         if epoch is None:
             out += line.lane.flush()

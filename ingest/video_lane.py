@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 
-from ingest.cadence import TIGHT, WINDOW, Grid, find
+from ingest.cadence import TIGHT, WINDOW, Grid, find, fits
 from ingest.lanes import Counters, same_configuration
 from ingest.reorder import DecodeOrder
 from ingest.sample import Sample
@@ -100,7 +100,11 @@ class VideoLane:
 
     def _lock(self, dts: int) -> bool:
         """Find a grid for the frames remembered, the newest of which has `dts`."""
-        rate = find(self._times, self._track.frame_rate)
+        claimed = self._track.frame_rate
+        if len(self._times) >= _PROOF:
+            rate = find(self._times, claimed)
+        else:  # a few frames prove a claim, but would fit many a rate that nobody claims
+            rate = claimed if claimed and fits(self._times, claimed) is not None else None
         if rate is None:
             return False
         start = dts

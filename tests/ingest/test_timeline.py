@@ -1,0 +1,444 @@
+"""The clock of a publishing session: grids, sample counts, wraps, jumps, and what no stream of stamps may ever do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingest.lanes import MS
+from ingest.sample import MPEGTS_CLOCK, RTMP_CLOCK, UNWRAPPED_90K, RawClock, Sample
+from ingest.timeline import Timeline
+from media.packet import Gap, Packet
+from media.track import Codec, Kind, Track
+
+ASC = bytes.fromhex("1210")
+AUDIO = Track(100, Kind.AUDIO, Codec.AAC, 44_100, ASC, sample_rate=44_100, channels=2)
+OPUS = Track(100, Kind.AUDIO, Codec.OPUS, 48_000, sample_rate=48_000, channels=2)
+OPUS_20_MS = bytes((0x78 | 0x80, 0))
+RATES = [
+    Fraction(24_000, 1001),
+    Fraction(24),
+    Fraction(25),
+    Fraction(30_000, 1001),
+    Fraction(30),
+    Fraction(50),
+    Fraction(60_000, 1001),
+    Fraction(60),
+    Fraction(25, 2),
+    Fraction(5),
+]
+
+
+def video(rate: Fraction | None = None, **values: object) -> Track:
+    return Track(0, Kind.VIDEO, Codec.H264, 90_000, b"avcC", frame_rate=rate, **values)  # type: ignore[arg-type]
+
+
+def run(
+    samples: Iterable[Sample], clock: RawClock = RTMP_CLOCK, origin: int = 0
+) -> tuple[list[Packet | Gap], Timeline]:
+    """Feed samples that arrive when they say (no jump is explained by a pause), and flush."""
+    timeline = Timeline(origin, clock)
+    out: list[Packet | Gap] = []
+    for index, sample in enumerate(samples):
+        out += timeline.feed(sample, index / 1000)
+    return out + timeline.flush(), timeline
+
+
+def packets(items: Iterable[Packet | Gap], track_id: int) -> list[Packet]:
+    return [item for item in items if isinstance(item, Packet) and item.track.id == track_id]
+
+
+def gaps(items: Iterable[Packet | Gap]) -> list[Gap]:
+    return [item for item in items if isinstance(item, Gap)]
+
+
+def seamless(of: list[Packet]) -> bool:
+    return all(one.dts + one.duration == two.dts for one, two in pairwise(of))
+
+
+def both(count_ms: int, start_ms: int = 0, fps: int = 25) -> list[Sample]:
+    """Interleaved video (on whole milliseconds) and audio for a while, as an encoder sends them."""
+    track = video(Fraction(fps))
+    stamps = [(start_ms + index * 1000 // fps, track) for index in range(count_ms * fps // 1000)]
+    frames = count_ms * 441 // 10_240
+    stamps += [(start_ms + round(index * 1024_000 / 44_100), AUDIO) for index in range(frames)]
+    return [Sample(which, stamp & 0xFFFFFFFF, b"") for stamp, which in sorted(stamps, key=lambda item: item[0])]
+
+
+class TestVideoGrid:
+    @pytest.mark.parametrize("rate", RATES)
+    @pytest.mark.parametrize("rounding", [round, int])
+    def test_milliseconds_of_a_claimed_rate_become_exact(self, rate: Fraction, rounding: type[int]) -> None:
+        track = video(rate)
+        items, timeline = run(Sample(track, rounding(index * 1000 / rate), b"") for index in range(600))
+        step, per = 90_000 * rate.denominator, rate.numerator
+        assert [packet.dts for packet in packets(items, 0)] == [
+            pytest.approx(index * step // per, abs=1) for index in range(600)
+        ]
+        assert seamless(packets(items, 0))
+        assert timeline.counters.repaired == 0
+
+    @pytest.mark.parametrize("rate", RATES)
+    def test_a_rate_that_nobody_claims_is_found(self, rate: Fraction) -> None:
+        track = video()
+        items, _ = run(Sample(track, round(index * 1000 / rate), b"") for index in range(1000))
+        got = packets(items, 0)
+        assert seamless(got)
+        for index, packet in enumerate(got):
+            assert abs(packet.dts - index * 90_000 / rate) <= 4 * MS
+        last = {packet.duration for packet in got[-50:]}
+        assert max(last) - min(last) <= 1
+
+    def test_a_wrong_claim_is_not_believed(self) -> None:
+        track = video(Fraction(60))
+        items, _ = run(Sample(track, index * 40, b"") for index in range(100))
+        assert [packet.dts for packet in packets(items, 0)] == [index * 3600 for index in range(100)]
+
+    def test_variable_rate_stays_as_stated(self) -> None:
+        stamps = [0, 40, 73, 211, 219, 300, 340, 555, 601, 602, 700, 941, 1003, 1100, 1117, 1300, 1500, 1502]
+        items, _ = run(Sample(video(Fraction(30)), stamp, b"") for stamp in stamps)
+        got = packets(items, 0)
+        assert seamless(got)
+        for packet, stamp in zip(got, stamps, strict=True):
+            assert abs(packet.dts - stamp * MS) <= MS + 1500
+
+    def test_a_locked_frame_leaves_at_once(self) -> None:
+        timeline = Timeline(0, RTMP_CLOCK)
+        track = video(Fraction(25))
+        assert timeline.feed(Sample(track, 0, b"a"), 0) == []
+        assert len(timeline.feed(Sample(track, 40, b"b"), 0.04)) == 2
+        assert len(timeline.feed(Sample(track, 80, b"c"), 0.08)) == 1
+
+    def test_skipped_frames_leave_the_others_on_the_grid(self) -> None:
+        track = video(Fraction(30))
+        kept = [index for index in range(300) if index % 97 != 50]
+        items, timeline = run(Sample(track, round(index * 1000 / 30), b"") for index in kept)
+        assert [packet.dts for packet in packets(items, 0)] == [index * 3000 for index in kept]
+        assert timeline.counters.skipped_frames == 3
+
+    def test_composition_offsets_fall_on_the_grid(self) -> None:
+        track = video(Fraction(30))
+        order = [2, 5, 3, 4]  # IPBB, two frames of delay
+        samples = []
+        for index in range(120):
+            shown = order[index % 4] + index - index % 4
+            dts, pts = round(index * 1000 / 30), round(shown * 1000 / 30)
+            samples.append(Sample(track, dts, b"", cts=pts - dts))
+        items, _ = run(samples)
+        assert all(packet.pts % 3000 == 0 and packet.pts >= packet.dts for packet in packets(items, 0))
+
+    def test_a_slow_drift_is_followed_with_durations_that_add_up(self) -> None:
+        track = video(Fraction(30))
+        clock = Fraction(1_000_300, 1_000_000)  # 300 ppm
+        items, _ = run(Sample(track, int(index * 1000 * clock / 30), b"") for index in range(20_000))
+        got = packets(items, 0)
+        assert seamless(got)
+        assert abs(got[-1].dts - int(19_999 * 90_000 * clock / 30)) <= 3 * MS
+
+    def test_new_size_in_mid_stream_is_a_config_change(self) -> None:
+        old, new = video(Fraction(25), width=640), video(Fraction(25), width=1280)
+        items, _ = run(Sample(old if index < 10 else new, index * 40, b"") for index in range(20))
+        assert [gap.reason for gap in gaps(items)] == ["config_change"]
+        assert seamless(packets(items, 0))
+
+    def test_missing_decoding_times_are_made_from_presentation_times(self) -> None:
+        shown = [0] + [base + step for base in range(0, 240, 3) for step in (3, 1, 2)]
+        samples = [Sample(video(), None, b"", pts=index * 3600) for index in shown]
+        items, _ = run(samples, UNWRAPPED_90K)
+        got = packets(items, 0)
+        assert [packet.pts for packet in got] == [index * 3600 for index in shown]
+        assert all(packet.pts >= packet.dts for packet in got[4:])
+
+
+class TestAudio:
+    def test_44100_hz_for_a_day_has_no_drift_and_no_rounding(self) -> None:
+        # The stamps of RTMP repeat their pattern every 441 frames (10.24 s): one hour of whole frames, then a day
+        # in which 100 of them share a stamp, as in a transport stream.
+        timeline = Timeline(0, RTMP_CLOCK)
+        count = 0
+        for index in range(155_040):
+            stamp = index * 1024_000 // 44_100
+            (packet,) = timeline.feed(Sample(AUDIO, stamp, b""), stamp / 1000)
+            assert isinstance(packet, Packet)
+            count += packet.dts == index * 1024
+            count += packet.duration == 1024
+        assert count == 2 * 155_040
+        timeline = Timeline(0, RTMP_CLOCK)
+        last = 0
+        for index in range(0, 24 * 3600 * 44_100 // 1024, 100):
+            stamp = index * 1024_000 // 44_100
+            sample = Sample(AUDIO, stamp, b"", duration_samples=102_400)
+            (packet,) = timeline.feed(sample, stamp / 1000)
+            assert isinstance(packet, Packet)
+            assert packet.dts == index * 1024
+            last = packet.dts
+        assert last // 44_100 >= 24 * 3600 - 3
+
+    def test_a_fast_source_clock_is_followed_smoothly(self) -> None:
+        items, timeline = run(Sample(AUDIO, int(index * 1024_000 / 44_100 * 1.0002), b"") for index in range(100_000))
+        got = packets(items, 100)
+        assert not gaps(items)
+        assert seamless(got)
+        assert timeline.counters.slewed > 0
+        stated_s = 99_999 * 1024 / 44_100 * 1.0002
+        assert abs(got[-1].dts / 44_100 - stated_s) < 0.015
+
+    def test_a_hole_is_a_gap_of_whole_frames(self) -> None:
+        kept = [index for index in range(400) if not 100 <= index < 110]
+        items, timeline = run(Sample(AUDIO, round(index * 1024_000 / 44_100), b"") for index in kept)
+        assert [packet.dts for packet in packets(items, 100)] == [index * 1024 for index in kept]
+        assert [gap.reason for gap in gaps(items)] == ["packet_loss"]
+        assert timeline.counters.holes == 1
+
+    def test_frames_for_a_time_already_filled_are_dropped(self) -> None:
+        order = [*range(100), *range(90, 300)]
+        items, timeline = run(Sample(AUDIO, round(index * 1024_000 / 44_100), b"") for index in order)
+        got = packets(items, 100)
+        assert seamless(got)
+        assert timeline.counters.dropped >= 9
+        assert abs(got[-1].dts - 299 * 1024) < 3 * 1024
+
+    def test_opus_durations_are_read_from_the_packets(self) -> None:
+        items, _ = run(Sample(OPUS, index * 20, OPUS_20_MS) for index in range(50))
+        assert {packet.duration for packet in packets(items, 100)} == {960}
+
+    def test_frames_that_share_a_stamp(self) -> None:
+        samples = [
+            Sample(AUDIO, index * 7 * 1024 * 90_000 // 44_100, b"", offset_samples=part * 1024)
+            for index in range(50)
+            for part in range(7)
+        ]
+        items, timeline = run(samples, MPEGTS_CLOCK)
+        assert [packet.dts for packet in packets(items, 100)] == [index * 1024 for index in range(350)]
+        assert timeline.counters.jumps == 0
+
+    def test_another_sample_rate_in_mid_stream(self) -> None:
+        new = Track(100, Kind.AUDIO, Codec.AAC, 48_000, bytes.fromhex("1190"), sample_rate=48_000, channels=2)
+        samples = [Sample(AUDIO, round(index * 1024_000 / 44_100), b"") for index in range(100)]
+        samples += [Sample(new, 2322 + round(index * 1024_000 / 48_000), b"") for index in range(100)]
+        items, _ = run(samples)
+        assert [gap.reason for gap in gaps(items)] == ["config_change"]
+        first = packets(items, 100)[100]
+        assert first.track is new
+        assert abs(first.dts / 48 - 2322) <= 1
+
+
+class TestWraps:
+    @pytest.mark.parametrize(("clock", "at"), [(RTMP_CLOCK, 2**32), (RTMP_CLOCK, 2**31), (RTMP_CLOCK, 2**24)])
+    def test_rtmp(self, clock: RawClock, at: int) -> None:
+        samples = [
+            Sample(sample.track, sample.dts % at, b"")
+            for sample in both(20_000, start_ms=at - 10_000)
+            if sample.dts is not None
+        ]
+        # `both` masks with 32 bits, so that 2**32 wraps by itself; the others are masked more narrowly here.
+        plain, _ = run(both(20_000))
+        wrapped, timeline = run(samples, clock)
+        assert timeline.counters.jumps == 0
+        assert not gaps(wrapped)
+        for track_id in (0, 100):
+            one, two = packets(plain, track_id), packets(wrapped, track_id)
+            assert [packet.dts for packet in one] == [packet.dts for packet in two]
+
+    def test_mpegts_33_bits(self) -> None:
+        samples = [
+            Sample(video(), (2**33 - 90_000 + index * 3600) % 2**33, b"", pts=(2**33 - 82_800 + index * 3600) % 2**33)
+            for index in range(100)
+        ]
+        items, timeline = run(samples, MPEGTS_CLOCK)
+        got = packets(items, 0)
+        assert [packet.dts for packet in got] == [index * 3600 for index in range(100)]
+        assert all(packet.pts - packet.dts == 7200 for packet in got)
+        assert timeline.counters.jumps == 0
+
+    def test_a_track_that_begins_beyond_the_wrap_keeps_its_place(self) -> None:
+        track = video(Fraction(25))
+        samples = [Sample(track, (2**32 - 1000 + index * 40) % 2**32, b"") for index in range(100)]
+        samples.insert(50, Sample(AUDIO, 960, b""))
+        items, timeline = run(samples)
+        assert timeline.counters.jumps == 0
+        assert packets(items, 100)[0].dts == round(1.96 * 44_100)
+
+
+class TestJumps:
+    @pytest.mark.parametrize("jump_ms", [3_600_000, -9_000, 60_000, 2**30 + 5_000_000])
+    @pytest.mark.parametrize("first", [0, 100])
+    def test_both_tracks_keep_their_distance(self, jump_ms: int, first: int) -> None:
+        """One track's stamps jump 0.4 s before the other's, and lip sync is what it was."""
+        start = 100_000
+        before, after = both(10_000, start_ms=start), both(10_000, start_ms=start + 10_000 + jump_ms)
+        overlap = [s for s in before if s.dts is not None and s.dts >= start + 9_600 and s.track.id != first]
+        early = [s for s in after if s.dts is not None and s.track.id == first][:12]
+        rest = [s for s in after if s not in early]
+        items, timeline = run([s for s in before if s not in overlap] + early + overlap + rest)
+        assert timeline.counters.jumps == 1
+        assert [gap.reason for gap in gaps(items) if gap.track_id is None] == ["timestamp_jump"]
+        sound, picture = packets(items, 100)[-1], packets(items, 0)[-1]
+        stated = [[s.dts for s in after if s.track.id == which][-1] or 0 for which in (100, 0)]
+        offset_ms = sound.dts / 44.1 - picture.dts / 90
+        assert abs(offset_ms - (stated[0] - stated[1])) <= 20
+
+    def test_only_the_picture_jumps(self) -> None:
+        samples = [
+            s if s.track is AUDIO or s.dts is None or s.dts < 5_000 else Sample(s.track, s.dts - 5_000 + 777_000, b"")
+            for s in both(10_000)
+        ]
+        items, timeline = run(samples)
+        assert timeline.counters.jumps == 1
+        assert seamless(packets(items, 100))
+        assert packets(items, 0)[-1].dts == 249 * 3600
+
+    def test_a_single_mad_stamp_does_no_harm(self) -> None:
+        track = video(Fraction(25))
+        stamps = [index * 40 if index != 50 else 99_999_999 for index in range(100)]
+        items, _ = run(Sample(track, stamp, b"") for stamp in stamps)
+        got = packets(items, 0)
+        assert len(got) == 100
+        assert got[-1].dts == 99 * 3600
+
+    def test_a_pause_explains_a_step(self) -> None:
+        timeline = Timeline(0, RTMP_CLOCK)
+        track = video(Fraction(25))
+        items: list[Packet | Gap] = []
+        for index in range(100):
+            late = 10 if index >= 50 else 0
+            items += timeline.feed(Sample(track, index * 40 + late * 1000, b""), index * 0.04 + late)
+        assert timeline.counters.jumps == 0
+        assert packets(items, 0)[-1].dts == 99 * 3600 + 900_000
+
+    def test_a_stream_that_goes_back_again_and_again_goes_on(self) -> None:
+        track = video(Fraction(25))
+        items, timeline = run(Sample(track, 100_000 + index % 20 * 40, b"") for index in range(1000))
+        got = packets(items, 0)
+        assert len(got) == 1000
+        assert got[-1].dts > 400 * 3600
+        assert timeline.counters.jumps > 10
+
+
+class TestStarts:
+    def test_the_first_sample_lies_at_the_origin_and_is_asked_for_once(self) -> None:
+        asked = []
+
+        def origin() -> int:
+            asked.append(1)
+            return 7_000_000
+
+        timeline = Timeline(origin, RTMP_CLOCK)
+        items = [item for sample in both(1000, start_ms=5_000) for item in timeline.feed(sample, 0)]
+        assert packets(items, 0)[0].dts == 7_000_000
+        assert abs(packets(items, 100)[0].dts / 44_100 - 7_000_000 / 90_000) < 0.001
+        assert asked == [1]
+
+    def test_nothing_lies_before_the_origin(self) -> None:
+        track = video(Fraction(25))
+        samples = [Sample(AUDIO, 500, b""), *(Sample(track, index * 40, b"") for index in range(50))]
+        samples += [Sample(AUDIO, 523, b"")]
+        items, _ = run(samples, origin=1000)
+        got = packets(items, 0)
+        assert len(got) == 50
+        assert min(packet.dts for packet in got) >= 1000
+        assert min(packet.pts for packet in got) >= 1000
+
+    def test_late_audio_keeps_its_offset_and_picture_does_not_wait(self) -> None:
+        samples = [s for s in both(10_000) if s.track.id == 0 or (s.dts or 0) >= 6_000]
+        items, timeline = run(samples)
+        assert timeline.counters.jumps == 0
+        first = next(s for s in samples if s.track is AUDIO)
+        assert abs(packets(items, 100)[0].dts / 44.1 - (first.dts or 0)) < 1
+
+    def test_a_late_track_with_a_clock_of_its_own_belongs_to_now(self) -> None:
+        track = video(Fraction(25))
+        samples = [Sample(track, 1_000_000 + index * 40, b"") for index in range(100)]
+        samples += [Sample(AUDIO, 0, b"")]
+        items, _ = run(samples)
+        assert abs(packets(items, 100)[0].dts / 44_100 - 3.96) < 0.01
+
+    def test_offset_between_arrivals_is_measured(self) -> None:
+        timeline = Timeline(0, RTMP_CLOCK)
+        assert timeline.av_offset_ms is None
+        for sample in both(20_000):
+            late = 0.08 if sample.track is AUDIO else 0.0
+            timeline.feed(sample, (sample.dts or 0) / 1000 + late)
+        assert timeline.av_offset_ms == pytest.approx(80, abs=3)
+
+    def test_a_sample_without_any_stamp_is_dropped(self) -> None:
+        items, timeline = run([Sample(AUDIO, None, b"")])
+        assert items == []
+        assert timeline.counters.dropped == 1
+
+
+@st.composite
+def hostile(draw: st.DrawFn) -> list[tuple[Sample, float]]:
+    """Stamps that make no sense: steps of every size, on any track, arriving at any time."""
+    tracks = [video(), video(Fraction(30)), AUDIO, OPUS]
+    now, raw = 0.0, draw(st.integers(0, 2**32 - 1))
+    out: list[tuple[Sample, float]] = []
+    steps = st.one_of(st.integers(-50, 120), st.integers(-5000, 5000), st.integers(-(2**32), 2**32))
+    for _ in range(draw(st.integers(1, 60))):
+        raw = (raw + draw(steps)) % 2**32
+        now += draw(st.sampled_from([0.0, 0.001, 0.033, 2.0, 100.0]))
+        track = draw(st.sampled_from(tracks))
+        stamped = draw(st.sampled_from(["dts", "pts", "cts", "estimated"]))
+        sample = Sample(
+            track,
+            None if stamped == "pts" else raw,
+            OPUS_20_MS,
+            pts=raw if stamped == "pts" else None,
+            cts=draw(st.integers(-(2**23), 2**23 - 1)) if stamped == "cts" else 0,
+            estimated=stamped == "estimated",
+        )
+        out.append((sample, now))
+    return out
+
+
+class TestProperties:
+    @given(hostile(), st.integers(0, 10**9))
+    @settings(max_examples=150, deadline=None)
+    def test_time_never_goes_back_whatever_comes(self, samples: list[tuple[Sample, float]], origin: int) -> None:
+        timeline = Timeline(origin, RTMP_CLOCK)
+        items: list[Packet | Gap] = []
+        for sample, now in samples:
+            items += timeline.feed(sample, now)
+        items += timeline.flush()
+        last: dict[int, tuple[int, int]] = {}
+        for item in items:
+            if isinstance(item, Gap):
+                assert origin <= item.start <= item.end
+                continue
+            scale = item.track.timescale
+            assert item.duration > 0
+            assert item.dts * 90_000 >= (origin - 90) * scale
+            if item.track.id in last:
+                dts, before = last[item.track.id]
+                assert Fraction(item.dts, scale) > Fraction(dts, before)
+            last[item.track.id] = (item.dts, scale)
+        pictures = sum(sample.track.kind is Kind.VIDEO for sample, _ in samples)
+        assert len(packets(items, 0)) == pictures
+
+    @given(st.sampled_from(RATES), st.lists(st.integers(-3, 3), min_size=100, max_size=100), st.booleans())
+    @settings(max_examples=60, deadline=None)
+    def test_unsteady_stamps_are_never_left_by_more_than_half_a_frame(
+        self, rate: Fraction, jitter: list[int], claimed: bool
+    ) -> None:
+        track = video(rate if claimed else None)
+        stamps = [100 + round(index * 1000 / rate) + off for index, off in enumerate(jitter)]
+        items, _ = run(Sample(track, stamp, b"") for stamp in stamps)
+        for packet, stamp in zip(packets(items, 0), stamps, strict=True):
+            assert abs(packet.dts - (stamp - stamps[0]) * MS) <= 2 * MS + 45_000 / rate
+
+    @given(st.lists(st.integers(-8, 8), min_size=50, max_size=300), st.sampled_from([8_000, 44_100, 48_000]))
+    @settings(max_examples=60, deadline=None)
+    def test_unsteady_sound_stays_seamless_and_near(self, jitter: list[int], rate: int) -> None:
+        track = Track(100, Kind.AUDIO, Codec.AAC, rate, ASC, sample_rate=rate, channels=2)
+        stamps = [1000 + round(index * 1024_000 / rate) + off for index, off in enumerate(jitter)]
+        items, _ = run(Sample(track, stamp, b"") for stamp in stamps)
+        got = packets(items, 100)
+        assert len(got) == len(jitter)
+        assert seamless(got)
+        for packet, stamp in zip(got, stamps, strict=True):
+            assert abs(packet.dts * 1000 / rate - (stamp - stamps[0])) <= 40
