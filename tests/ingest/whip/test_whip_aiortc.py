@@ -105,9 +105,9 @@ def assert_a_run_of(received: list[bytes], clip: list[bytes]) -> None:
     assert received == [clip[(start + at) % len(clip)] for at in range(len(received))]
 
 
-def grey() -> av.VideoFrame:
+def grey(width: int = 96, height: int = 64) -> av.VideoFrame:
     """An even picture: an encoder finds no reason of its own for a keyframe."""
-    frame = av.VideoFrame(96, 64, "yuv420p")
+    frame = av.VideoFrame(width, height, "yuv420p")
     for plane in frame.planes:
         plane.update(b"\x80" * plane.buffer_size)
     return frame
@@ -183,6 +183,35 @@ async def test_keyframes_are_asked_for_on_the_grid_and_when_wanted(server: Any, 
     assert keys[2] - keys[1] == pytest.approx(2.0, abs=0.3)
     assert keys[3] - keys[2] < 1.5
     assert track.requests <= 5
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+async def test_one_track_alone(server: Any, gate: Any, clip: Any, kind: str) -> None:
+    tracks = [track for track in both(clip) if track.kind == kind]
+    async with publishing(server.url, tracks):
+        publication = gate.publications[0]
+        await publication.until(lambda: len(publication.packets) >= 30)
+    assert {packet.track.kind.value for packet in publication.packets} == {kind}
+    assert publication.packets[0].pts / publication.packets[0].track.timescale == 1.0, "at the origin"
+
+
+async def test_another_size_in_mid_stream_is_another_track(server: Any, gate: Any) -> None:
+    track = Replay("video", [grey()], Fraction(1, 25))
+    async with publishing(server.url, [track]):
+        publication = gate.publications[0]
+        await publication.until(lambda: len(publication.of(Kind.VIDEO)) >= 10)
+        track._items = [grey(160, 96)]
+        await publication.until(lambda: publication.packets[-1].track.width == 160)
+        count = len(publication.packets)
+        await publication.until(lambda: len(publication.packets) >= count + 5)
+    sizes = [(packet.track.width, packet.track.height) for packet in publication.of(Kind.VIDEO)]
+    change = sizes.index((160, 96))
+    assert set(sizes[:change]) == {(96, 64)}
+    assert set(sizes[change:]) == {(160, 96)}
+    assert publication.of(Kind.VIDEO)[change].keyframe
+    assert [gap.reason for gap in publication.gaps] == ["config_change"]
+    times = [packet.dts for packet in publication.of(Kind.VIDEO)]
+    assert times == sorted(set(times))
 
 
 async def test_a_client_that_closes_without_delete_is_lost(server: Any, gate: Any, clip: Any) -> None:
