@@ -93,7 +93,9 @@ class Cutter:
             return self._on_keyframe(last, pts, elapsed)
         if elapsed >= self._nominal + MAX_STRETCH_TICKS:
             self.mode = Mode.GRID
-            return self._cut(pts, self._pending or "keyframe_interval")
+            # One tick later: this frame, and the reordered ones that refer to it, end the segment that was passed
+            # through; the first frame behind them starts the one that is encoded.
+            return self._cut(pts + 1, self._pending or "keyframe_interval")
         return None
 
     def _on_grid(self, last: Cut, elapsed: int) -> Cut | None:

@@ -168,14 +168,12 @@ class Job:
         """A cut comes and there is another plan."""
         plan, self._changed = self._changed, None
         assert plan is not None
-        before, self._plan = self._plan, plan
-        if self._state is State.RUNNING:
+        self._plan = plan
+        if self._state is not State.IDLE:
             self._enqueue(m.Change(plan), b"", 0)
-        if self._state is State.IDLE and plan.encodes:
+        elif plan.encodes:
             self._state = State.AWAIT_CUT
             self._fetch()
-        elif before.video and not plan.encodes:
-            self._log.info("transcode_idle")
 
     def _await_cut(self, item: Packet | Cut | Gap) -> None:
         if isinstance(item, Packet):

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
+import av
 import structlog
 from av.video.frame import VideoFrame
 
@@ -63,6 +64,7 @@ class Rung(threading.Thread):
         self._scaler = Scaler(spec.width, spec.height, spec.sample_aspect)
         self._encoder: Encoder | None = None
         self._candidates = deque(spec.encoders)
+        self._owes_idr = False
         self._last_kept: int | None = None
         self._timing: deque[tuple[int, int]] = deque()
         self._held: deque[Coded] = deque()
@@ -119,19 +121,29 @@ class Rung(threading.Thread):
             self._timing[-1] = (last[0], shot.pts - last[0])
             self.media_ticks += shot.pts - last[0]
             self._release()
-        if self._encoder is None and not (shot.idr and self._open(shot.colour)):
+        idr = shot.idr or self._owes_idr
+        if self._encoder is None and not (idr and self._open(shot.colour)):
             self.dropped += 1
             return
         assert self._encoder is not None
         try:
-            self._timing.append((shot.pts, 0))
             picture = self._scaler(shot.picture, shot.sample_aspect)
-            picture.pts = shot.pts
-            self._keep(self._encoder.encode(picture, idr=shot.idr))
-            self.position = shot.pts
-            self.frames += 1
+        except av.FFmpegError as error:
+            # A picture that libav cannot convert. If it was to be an IDR, the next one is.
+            self._owes_idr = idr
+            self.dropped += 1
+            self._scaler = Scaler(self.spec.width, self.spec.height, self.spec.sample_aspect)
+            log.warning("picture_not_scaled", rendition=self.spec.name, error=str(error))
+            return
+        self._owes_idr = False
+        self._timing.append((shot.pts, 0))
+        try:
+            self._keep(self._encoder.encode(picture, idr=idr))
         except EncoderError as error:
             self._replace(error)
+            return
+        self.position = shot.pts
+        self.frames += 1
 
     def _open(self, colour: Colour) -> bool:
         while self._candidates:

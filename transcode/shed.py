@@ -41,9 +41,9 @@ class Shedder:
         if now - self._changed < STEP_S:
             return ""
         if lag_s > self.after_s:
-            # A lag that shrinks is one that is being worked off.
+            # Seen once it may be a start or a burst of the network; a lag that shrinks is being worked off.
             before, self._before, self._changed = self._before, lag_s, now
-            if lag_s < before or self.level >= len(self._steps(specs)):
+            if not before or lag_s < before or self.level >= len(self._steps(specs)):
                 return ""
             self.level += 1
             return f"{lag_s:.1f} s behind real time: {self._tell(specs)}."

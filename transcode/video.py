@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from weakref import WeakKeyDictionary
 
 import structlog
 from av.video.frame import VideoFrame
@@ -50,6 +51,7 @@ class VideoBranch(threading.Thread):
         self._closing: dict[str, Rung] = {}
         self._last_pts = -1
         self._shedder = Shedder(plan.shed_after_s)
+        self._seen: WeakKeyDictionary[Rung, tuple[float, int]] = WeakKeyDictionary()
         self._thumbnailer: Thumbnailer | None = None
 
     # -- what the reader's thread asks ------------------------------------------------------------------------
@@ -57,7 +59,7 @@ class VideoBranch(threading.Thread):
     def values(self) -> dict[str, float | str]:
         """Figures for `Progress`."""
         rungs = list(self._rungs.values())
-        speeds = [r.media_ticks / VIDEO_TIMESCALE / r.busy_s for r in rungs if r.busy_s > 0.2 and r.media_ticks]
+        speeds = [speed for rung in rungs if (speed := self._speed(rung))]
         decoder = self._decoder
         values: dict[str, float | str] = {
             "frames": self.frames,
@@ -73,6 +75,15 @@ class VideoBranch(threading.Thread):
         for rung in rungs:
             values[f"frames_{rung.spec.name}"] = rung.frames
         return values
+
+    def _speed(self, rung: Rung) -> float:
+        """Media time against the time it took, since asked last; 0 where there was nothing to do."""
+        busy_s, media = rung.busy_s, rung.media_ticks
+        busy_before, media_before = self._seen.get(rung, (0.0, 0))
+        self._seen[rung] = (busy_s, media)
+        if busy_s <= busy_before:
+            return 0.0
+        return (media - media_before) / VIDEO_TIMESCALE / (busy_s - busy_before)
 
     def _lag_s(self) -> float:
         positions = [r.position for r in list(self._rungs.values()) if r.position >= 0 and not r.failed]
