@@ -95,6 +95,10 @@ class Broadcast:
         self._tracks: dict[int, Track] = {}
         self._video: Track | None = None
         self._audio: Track | None = None
+        self._passed: dict[Kind, str] = {}
+        self._tail = ""
+        """The rendition that was passed through until the cut at `_tail_pts`: frames shown before that are its own."""
+        self._tail_pts = 0
         self._end_pts = 0
         self._last_arrival = time.monotonic()
 
@@ -203,7 +207,8 @@ class Broadcast:
             self._timer = asyncio.get_running_loop().call_later(TRACK_WAIT_S, self._assemble)
 
     def _assemble(self) -> None:
-        """The tracks are known: plan, declare, and fetch a worker where one is needed and none is there."""
+        """The tracks are known: plan, declare, and open a job; one with nothing to encode costs no process, and is
+        there when the source turns out not to be fit for passing through."""
         self._cancel_timer()
         if self.state is State.ENDED or self._opening is not None:
             return
@@ -211,11 +216,10 @@ class Broadcast:
         self._audio = self._primary(Kind.AUDIO)
         self._cutter.mode = Mode.KEYFRAMES if self._video else Mode.GRID
         plan = self._replan()
-        if self._job is None and plan.encodes:
+        if self._job is None:
             self._opening = asyncio.get_running_loop().create_task(self._open(plan), name=f"open-{self.id}")
             return
-        if self._job is not None:
-            self._job.change(plan)
+        self._job.change(plan)
         self._go_live()
 
     def _primary(self, kind: Kind) -> Track | None:
@@ -281,6 +285,8 @@ class Broadcast:
         if self._cutter.last is None:
             return  # nothing can be shown before the first keyframe
         name = self._passed.get(item.track.kind)
+        if item.track is self._video and item.pts < self._tail_pts:
+            name = self._tail
         if name is not None:
             self.presentation.write(name, item)
         if self._job is not None:
@@ -290,6 +296,7 @@ class Broadcast:
         passed = Kind.VIDEO in self._passed
         if passed and self._cutter.mode is Mode.GRID and self._video is not None:
             self._notice("keyframes are too far apart or irregular: the source is encoded anew; set 2 s in the encoder")
+            self._tail, self._tail_pts = self._passed[Kind.VIDEO], cut.pts
             plan = self._replan()
             if self._job is not None:
                 self._job.change(plan)

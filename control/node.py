@@ -177,6 +177,7 @@ class Node:
             self.listeners.append(RtmpServer(settings.rtmp, self.gate, limits=settings.limits))
         if settings.rtmps.enabled:
             self._certificates = certificates = Certificates(settings, self._data)
+            await asyncio.to_thread(certificates.context)  # makes the authority and the certificate on the first start
             self.listeners.append(
                 RtmpServer(
                     settings.rtmps, self.gate, limits=settings.limits, tls=certificates.context, protocol="rtmps"

@@ -26,15 +26,29 @@ class Variant:
 class Recording:
     """Consecutive segments of one rendition."""
 
-    init: bytes = b""
+    inits: dict[int, str] = field(default_factory=dict)
+    """URL of the init segment of each segment."""
+    headers: dict[str, bytes] = field(default_factory=dict)
     segments: dict[int, bytes] = field(default_factory=dict)
     discontinuities: set[int] = field(default_factory=set)
     gaps: set[int] = field(default_factory=set)
     extinf: dict[int, float] = field(default_factory=dict)
     ended: bool = False
 
-    def file(self, path: Path) -> Path:
-        path.write_bytes(self.init + b"".join(self.segments[n] for n in sorted(self.segments)))
+    def files(self, stem: Path) -> list[Path]:
+        """One MP4 for each run of segments with the same init segment."""
+        runs: dict[str, list[int]] = {}
+        for number in sorted(self.segments):
+            runs.setdefault(self.inits[number], []).append(number)
+        paths = []
+        for i, (init, numbers) in enumerate(runs.items()):
+            paths.append(stem.with_name(f"{stem.name}-{i}.mp4"))
+            paths[-1].write_bytes(self.headers[init] + b"".join(self.segments[n] for n in numbers))
+        return paths
+
+    def one(self, number: int, path: Path) -> Path:
+        """One segment as a file."""
+        path.write_bytes(self.headers[self.inits[number]] + self.segments[number])
         return path
 
 
@@ -78,8 +92,9 @@ def update(recording: Recording, reader: Reader, url: str) -> None:
                 if pending_gap:
                     recording.gaps.add(msn)
                 else:
-                    if not recording.init:
-                        recording.init = reader.get(init)
+                    if init not in recording.headers:
+                        recording.headers[init] = reader.get(init)
+                    recording.inits[msn] = init
                     recording.segments[msn] = reader.get(urljoin(url, line))
             pending_discontinuity = pending_gap = False
             msn += 1
