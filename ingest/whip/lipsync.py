@@ -115,7 +115,8 @@ class LipSync:
         video_at = video.base + video.report_rtp - video.first
         video_us = rescale(video_at, video.timescale, MICROS) - video.report_us
         error_us = audio_us - video_us
-        if abs(error_us) > NEVER_MORE_US:
+        # Against what is known so far: a slow drift may add up to any length over the hours.
+        if abs(error_us - self._error_us) > NEVER_MORE_US:
             self.refused_reports += 1
             return
         if not self.synchronised:
