@@ -101,8 +101,9 @@ class Connection(asyncio.Protocol):
         self._server.forget(self)
 
     def eof_received(self) -> bool:
-        # A half-closed viewer may still want its answer; with nothing asked there is nothing to stay for.
-        return self.busy or self.paused
+        # From here a viewer who is gone and one who only stopped asking look the same. Players never do the
+        # latter, so it counts as gone, and waits for nothing; what is written already is still sent.
+        return False
 
     def data_received(self, data: bytes) -> None:
         if not self._buffer and not self.busy and not self.paused:

@@ -113,7 +113,7 @@ class Entry:
         """A failed revalidation is not tried again before this."""
         self.store = self.share = True
         self.vary: tuple[str, ...] = ()
-        self.used = True
+        self.used = False
         self.gzipped: Entry | None = None
         self.heads: dict[bytes, bytes] = {}
         """Heads for other results than HIT, good as long as `wire`."""

@@ -64,6 +64,7 @@ def load(name: str, now: float) -> Pages:
         stem, _, suffix = public.partition(".")
         path = f"/assets/{stem}.{hashlib.sha256(body).hexdigest()[:8]}.{suffix}"
         entries[path] = _entry(path, body, FOREVER, name, now)
+        names[f"/assets/{public}".encode()] = path.encode()
     pages = {}
     for page in ("home.html", "watch.html"):
         body = folder.joinpath(page).read_bytes()

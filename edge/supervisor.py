@@ -87,7 +87,8 @@ class EdgePool:
         everyone = asyncio.gather(*(event.wait() for event in self._ready))
         try:
             async with asyncio.timeout(READY_S + 5):
-                await asyncio.wait({everyone, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+                first: set[asyncio.Future[Any]] = {everyone, *self._tasks}
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             pass
         if not everyone.done():
@@ -168,7 +169,8 @@ class EdgePool:
             stdout=asyncio.subprocess.PIPE,
         )
         self._processes[index] = process
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         if self._stopping:
             process.terminate()
         try:

@@ -28,7 +28,7 @@ class Target:
     query: str
     """The parameters that count, sorted by name; empty without any."""
     token: str
-    """From the `token` parameter or from a path that starts with `/t/TOKEN/`; never part of the key, never sent upstream."""
+    """From the `token` parameter or a path that starts with `/t/TOKEN/`; not part of the key, never sent upstream."""
 
     @property
     def key(self) -> str:

@@ -90,7 +90,8 @@ class _Connection(asyncio.Protocol):
 
     def ask(self, request: bytes, receiver: Receiver) -> asyncio.Future[None]:
         """Send a request; the future ends with the answer, or with UpstreamError."""
-        assert self.transport is not None and self.done is None
+        assert self.transport is not None
+        assert self.done is None
         self.receiver, self.done = receiver, self._loop.create_future()
         self.started = self.touched = False
         self.last = self._loop.time()

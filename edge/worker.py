@@ -90,6 +90,8 @@ class Worker:
         self.site = Site(settings, self.cache, self.coalescer, self.stats, loop.time, time.time, self.guard)
         self.server = Server(settings, self.site, self.stats, self.viewers)
         self._stop = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set once viewers can connect."""
         self.port = 0
         self.tls_port = 0
 
@@ -107,7 +109,7 @@ class Worker:
             tasks = [group.create_task(self._tick())]
             if context is not None:
                 tasks.append(group.create_task(tls.watch(context, self._settings)))
-            print(json.dumps({"ready": True, "port": self.port, "tls_port": self.tls_port}), flush=True)
+            self.ready.set()
             await self._stop.wait()
             for listener in listeners:
                 listener.close()
@@ -230,9 +232,18 @@ async def main(line: bytes) -> None:
         loop.add_signal_handler(number, worker.stop)
     transport, _ = await loop.connect_read_pipe(lambda: _Parent(worker), sys.stdin)
     try:
-        await worker.run()
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(worker.run())
+            saying = group.create_task(_say_ready(worker))
+            await running
+            saying.cancel()
     finally:
         transport.close()
+
+
+async def _say_ready(worker: Worker) -> None:
+    await worker.ready.wait()
+    print(json.dumps({"ready": True, "port": worker.port, "tls_port": worker.tls_port}), flush=True)
 
 
 class _Parent(asyncio.Protocol):

@@ -1,0 +1,130 @@
+"""Real worker processes: one port, the dead replaced, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from edge_double import ScriptedOrigin, Viewer, answer
+
+from edge.settings import EdgeSettings
+from edge.supervisor import EdgePool
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return b") Z" not in Path(f"/proc/{pid}/stat").read_bytes()
+
+
+async def until_dead(pid: int) -> None:
+    async with asyncio.timeout(10):
+        while alive(pid):
+            await asyncio.sleep(0.02)
+
+
+async def get(port: int, target: str) -> int:
+    viewer = Viewer(*await asyncio.open_connection("127.0.0.1", port))
+    try:
+        return (await viewer.ask(target, connection="close")).status
+    finally:
+        await viewer.close()
+
+
+async def test_the_pool_serves_replaces_a_killed_worker_and_leaves_nothing(origin: ScriptedOrigin) -> None:
+    origin.answers["/live/a/p"] = answer(200, b"x", {"cache-control": "max-age=60"})
+    pool = EdgePool(EdgeSettings(host="127.0.0.1", port=0, workers=2), origin.url)
+    await pool.start()
+    try:
+        pids = pool.pids
+        assert len(pids) == 2
+        assert {await get(pool.port, "/live/a/p") for _ in range(10)} == {200}
+        assert 1 <= origin.asked["/live/a/p"] <= 2
+        text = (await pool.metrics()).decode()
+        assert 'headrace_edge_requests_total{result="miss"} ' in text
+        assert f"headrace_edge_upstream_requests_total {origin.asked['/live/a/p']}\n" in text
+        assert "headrace_edge_workers 2\n" in text
+        assert 'headrace_edge_viewers{stream="a"} 1\n' in text
+        assert await pool.purge("/live/a/") == origin.asked["/live/a/p"]
+        os.kill(pids[0], signal.SIGKILL)
+        began = time.monotonic()
+        async with asyncio.timeout(10):
+            while len(pool.pids) < 2 or pids[0] in pool.pids:
+                await asyncio.sleep(0.01)
+        assert time.monotonic() - began < 1.0
+        assert {await get(pool.port, "/live/a/p") for _ in range(5)} == {200}
+        pids = pool.pids
+        folder = pool._folder
+    finally:
+        await pool.stop()
+    assert not any(alive(pid) for pid in pids)
+    assert folder is not None
+    assert not folder.exists()
+
+
+async def test_a_port_that_is_taken_is_refused(origin: ScriptedOrigin) -> None:
+    first = EdgePool(EdgeSettings(host="127.0.0.1", port=0, workers=1), origin.url)
+    await first.start()
+    try:
+        with pytest.raises(OSError, match="in use"):
+            await EdgePool(EdgeSettings(host="127.0.0.1", port=first.port, workers=1), origin.url).start()
+    finally:
+        await first.stop()
+
+
+async def test_drain_finishes_what_is_asked(origin: ScriptedOrigin) -> None:
+    gate = asyncio.Event()
+
+    async def slow(request: object, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone")
+
+    origin.answers["/live/a/p"] = slow
+    pool = EdgePool(EdgeSettings(host="127.0.0.1", port=0, workers=1), origin.url)
+    await pool.start()
+    viewer = Viewer(*await asyncio.open_connection("127.0.0.1", pool.port))
+    viewer.send("/live/a/p")
+    async with asyncio.timeout(10):
+        while not origin.asked["/live/a/p"]:
+            await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(pool.stop())
+    await asyncio.sleep(0)
+    gate.set()
+    assert (await viewer.reply()).body == b"done"
+    await stopping
+    await viewer.close()
+
+
+async def test_workers_end_with_a_killed_parent(origin: ScriptedOrigin) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from edge.settings import EdgeSettings\n"
+        "from edge.supervisor import EdgePool\n"
+        "async def main():\n"
+        "    pool = EdgePool(EdgeSettings(host='127.0.0.1', port=0, workers=2), sys.argv[1])\n"
+        "    await pool.start()\n"
+        "    print('PIDS', *pool.pids, flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, origin.url), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert parent.stdout is not None
+    async with asyncio.timeout(30):
+        while not (line := await parent.stdout.readline()).startswith(b"PIDS"):
+            assert line, "the parent ended"
+    pids = [int(word) for word in line.split()[1:]]
+    assert len(pids) == 2
+    parent.kill()
+    await parent.wait()
+    for pid in pids:
+        await until_dead(pid)
