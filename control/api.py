@@ -31,7 +31,9 @@ _STATUS = {
 }  # fmt: skip
 """HTTP status by slug; other refusals are 422, overload is 503."""
 
-_PAGE_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src *"
+_PAGE_POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src * data:"
+)
 
 
 def make_app(services: Services, settings: Settings, node: Node, whip: WhipEndpoint | None = None) -> FastAPI:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import AsyncIterator
 
 import structlog
@@ -30,8 +29,8 @@ async def serve_edge(settings: EdgeSettings, origin: str, metrics_port: int | No
     except (OSError, RuntimeError) as error:
         raise HeadraceError(f"The edge cannot start on port {settings.port}: {error}.", slug="edge_failed") from error
     try:
-        print(f"Headrace edge: http://{settings.host}:{pool.port}, origin {origin}", file=sys.stdout, flush=True)
         async with _metrics(pool, metrics_port):
+            print(f"Headrace edge: http://{settings.host}:{pool.port}, origin {origin}", flush=True)
             await stop.wait()
         log.info("draining")
     finally:
