@@ -66,7 +66,8 @@ def find_end(buffer: bytes, limit: int) -> int:
         return end + 4
     if len(buffer) > limit:
         raise Bad(431, "The request head is too large.", "head_too_large")
-    if _LONELY.search(buffer) or not _START.match(buffer[:64].split(b"\r\n", 1)[0]):
+    line, ended, _ = buffer.partition(b"\r\n")
+    if _LONELY.search(buffer) or not (_LINE.match(line) if ended else _START.match(line)):
         raise Bad(400, "This is not an HTTP/1.1 request.", "not_http")
     return 0
 

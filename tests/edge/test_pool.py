@@ -27,7 +27,7 @@ def alive(pid: int) -> bool:
 
 async def until_dead(pid: int) -> None:
     async with asyncio.timeout(10):
-        while alive(pid):
+        while alive(pid):  # noqa: ASYNC110 (another process, or no event to wait for)
             await asyncio.sleep(0.02)
 
 
@@ -57,7 +57,7 @@ async def test_the_pool_serves_replaces_a_killed_worker_and_leaves_nothing(origi
         os.kill(pids[0], signal.SIGKILL)
         began = time.monotonic()
         async with asyncio.timeout(10):
-            while len(pool.pids) < 2 or pids[0] in pool.pids:
+            while len(pool.pids) < 2 or pids[0] in pool.pids:  # noqa: ASYNC110 (another process, or no event to wait for)
                 await asyncio.sleep(0.01)
         assert time.monotonic() - began < 1.0
         assert {await get(pool.port, "/live/a/p") for _ in range(5)} == {200}
@@ -93,7 +93,7 @@ async def test_drain_finishes_what_is_asked(origin: ScriptedOrigin) -> None:
     viewer = Viewer(*await asyncio.open_connection("127.0.0.1", pool.port))
     viewer.send("/live/a/p")
     async with asyncio.timeout(10):
-        while not origin.asked["/live/a/p"]:
+        while not origin.asked["/live/a/p"]:  # noqa: ASYNC110 (another process, or no event to wait for)
             await asyncio.sleep(0.01)
     stopping = asyncio.create_task(pool.stop())
     await asyncio.sleep(0)

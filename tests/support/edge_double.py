@@ -162,7 +162,7 @@ class Edge:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 (another process, or no event to wait for)
                 await asyncio.sleep(0.001)
 
 
