@@ -75,9 +75,11 @@ def render(entries: Sequence[Entry], windows: Mapping[str, Window], facts: Facts
 
 def _root(facts: Facts, windows: Mapping[str, Window], target_s: int, total: Fraction) -> str:
     profiles = "urn:mpeg:dash:profile:isoff-live:2011,urn:mpeg:dash:profile:cmaf:2019"
+    longest = max((_seconds(s) for w in windows.values() for s in w.segments), default=Fraction(0))
+    longest = max(longest, Fraction(target_s))
     common = (
         f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" minBufferTime="{_duration(2 * facts.part_length)}"'
-        f' maxSegmentDuration="{_duration(Fraction(target_s) + Fraction(1, 2))}"'
+        f' maxSegmentDuration="{_duration(longest)}"'
     )
     if facts.ended:
         return f'{common} type="static" profiles="{profiles}" mediaPresentationDuration="{_duration(total)}">'
@@ -86,8 +88,8 @@ def _root(facts: Facts, windows: Mapping[str, Window], target_s: int, total: Fra
     return (
         f'{common} type="dynamic" profiles="{profiles}" availabilityStartTime="{instant(facts.start_us)}"'
         f' publishTime="{instant(facts.published_us)}" minimumUpdatePeriod="{_duration(Fraction(target_s, 2))}"'
-        f' timeShiftBufferDepth="{_duration(max(depth, Fraction(target_s)))}"'
-        f' suggestedPresentationDelay="{_duration(Fraction(facts.latency_s).limit_denominator(1000))}">'
+        # No suggestedPresentationDelay: Shaka 5 adds it to the latency that ServiceDescription asks for.
+        f' timeShiftBufferDepth="{_duration(max(depth, Fraction(target_s)))}">'
     )
 
 
