@@ -161,12 +161,11 @@ class ChunkReader:
             self._at += take
             self._left -= take
             self._partial += take
-        if self._left:
+        if not self._left:
+            self._current = None
+        if len(stream.body) < stream.length:
             if self._partial > self._max_partial:
                 raise ProtocolError("The peer begins too many messages without ending them.", slug="too_many_partial")
-            return None
-        self._current = None
-        if len(stream.body) < stream.length:
             return None
         self._partial -= len(stream.body)
         message = Message(stream.kind, stream.timestamp, stream.stream_id, bytes(stream.body), self._current_id)

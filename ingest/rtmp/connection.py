@@ -19,7 +19,7 @@ from ingest.rtmp.publisher import STOP_WORDS, Publisher
 from ingest.rtmp.session import Session
 from ingest.rtmp.state import State
 from ingest.settings import LimitSettings
-from media.errors import HeadraceError
+from media.errors import HeadraceError, ProtocolError
 
 _log = structlog.get_logger(__name__)
 _RANDOM_BYTES = 1528
@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         self._ending = False
         self._gone = False
         self._paused = False
+        self._early: list[bytes] | None = None
         self._log = _log
         self.address = ""
         self._port = 0
@@ -72,10 +73,15 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         elif self._context.tls is not None:
             self._transport.pause_reading()  # until the TLS layer reads
+            self._early = []
             self._context.spawn(self._upgrade(self._context.tls))
 
     def data_received(self, data: bytes) -> None:
-        if not self._ending:
+        if self._early is not None:
+            # The TLS layer may give out data before it is known as our transport; an answer now would go out in
+            # the clear.
+            self._early.append(data)
+        elif not self._ending:
             now = time.monotonic()
             self._apply(self._session.receive(data, now), now)
 
@@ -107,8 +113,13 @@ class Connection(asyncio.Protocol):
             self._log.info("tls_failed", reason=str(reason).lower())
             plain.abort()
             self._leave()
+            return
+        early, self._early = self._early or [], None
         if self._transport is None or self._gone:
             plain.abort()
+            return
+        for data in early:
+            self.data_received(data)
 
     # The session's events
 
@@ -135,8 +146,10 @@ class Connection(asyncio.Protocol):
     def _ended(self, error: HeadraceError | None) -> None:
         if error is not None:
             self._log.info("connection_ended", reason=error.slug, fault=error.fault, text=error.text)
-        lost = error is not None and error.slug == "idle_timeout"
-        self._finish(EndReason.LOST if lost else EndReason.PROTOCOL, error.text if error else "")
+        reason = EndReason.STOPPED
+        if isinstance(error, ProtocolError):
+            reason = EndReason.LOST if error.slug == "idle_timeout" else EndReason.PROTOCOL
+        self._finish(reason, error.text if error else "")
         self._close()
 
     async def _admit(self, asked: PublishAsked) -> None:

@@ -40,6 +40,7 @@ class RtmpServer:
         self._connections: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
+        self._port = 0
         self._group: asyncio.TaskGroup | None = None
         self._owner: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -52,8 +53,8 @@ class RtmpServer:
     @property
     def port(self) -> int:
         """The TCP port in use."""
-        assert self._server is not None, "the server has not been started"
-        return int(self._server.sockets[0].getsockname()[1])
+        assert self._port, "the server has not been started"
+        return self._port
 
     @property
     def connections(self) -> int:
@@ -81,6 +82,7 @@ class RtmpServer:
                 f"running? Set {self._context.protocol}.port to another port.",
                 slug="port_in_use",
             ) from error
+        self._port = int(self._server.sockets[0].getsockname()[1])
         _log.info("listening", protocol=self._context.protocol, port=self.port)
 
     async def drain(self) -> None:
