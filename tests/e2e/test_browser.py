@@ -15,7 +15,7 @@ CHROMIUM = shutil.which("chromium") or ""
 
 PIXELS = """() => {
   const v = document.querySelector('video');
-  if (!v || !v.videoWidth) return null;
+  if (!v || !v.videoWidth || v.readyState < 2 || v.currentTime === 0) return null;
   const c = document.createElement('canvas'); c.width = 64; c.height = 36;
   const g = c.getContext('2d'); g.drawImage(v, 0, 0, 64, 36);
   return Array.from(g.getImageData(0, 0, 64, 36).data);
