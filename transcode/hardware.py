@@ -10,6 +10,7 @@ import contextlib
 import glob
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -147,7 +148,7 @@ async def _child(name: str, timeout_s: float) -> tuple[Any, str]:
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                child.kill()
+                os.kill(child.pid, signal.SIGKILL)
             await child.wait()
     if child.returncode != 0 or not out:
         said = err.decode(errors="replace").strip().splitlines()

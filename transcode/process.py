@@ -114,8 +114,9 @@ class Process(asyncio.Protocol):
         """SIGKILL; `on_exit` follows, with `why` as the reason."""
         self._why = self._why or why
         if self._process is not None and self._process.returncode is None:
+            # Not `Process.kill`: it polls first, and takes the exit code away from asyncio's own watcher.
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                os.kill(self.pid, signal.SIGKILL)
 
     async def kill(self, why: str = "closed") -> None:
         """SIGKILL, and wait until it is gone."""
