@@ -12,7 +12,6 @@ import av
 import pytest
 from av.codec.context import Flags
 
-from media.codecs import av1, h264, nal
 from media.codecs.tracks import audio_track, video_track
 from media.cut import Cut
 from media.packet import Gap, Packet
@@ -265,6 +264,3 @@ def clip() -> Source:
     return code_video(
         pictures(6, rate, f"{WIDTH}x{HEIGHT}"), [90_000 + 3600 * n for n in range(150)], gop=50, rate=rate
     )
-
-
-_ = (av1, h264, nal)
