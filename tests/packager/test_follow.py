@@ -1,4 +1,4 @@
-"""A validator follows every version of every playlist while broadcasts go by, with all their troubles, on a fake clock."""
+"""A validator follows every version of every playlist of broadcasts with all their troubles, on a fake clock."""
 
 from __future__ import annotations
 
