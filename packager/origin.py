@@ -54,6 +54,14 @@ class Origin:
         """Replies by status, for metrics."""
         self.waiting = 0
         """Requests that are blocked now."""
+        self._closing: asyncio.Future[None] | None = None
+
+    def close(self) -> None:
+        """Answer everybody who waits, with 503, and let nobody wait any more: the server is going down."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_future()
+        if not self._closing.done():
+            self._closing.set_result(None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -203,13 +211,13 @@ class Origin:
 
     async def _wait(self, presentation: Presentation, name: str, deadline: float) -> bool:
         left = deadline - time.monotonic()
-        if left <= 0:
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_future()
+        if left <= 0 or self._closing.done():
             return False
         self.waiting += 1
         try:
-            return await presentation.wait(name, left)
-        except asyncio.CancelledError:
-            raise
+            return await presentation.wait(name, left, self._closing)
         finally:
             self.waiting -= 1
 

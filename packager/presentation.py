@@ -242,13 +242,14 @@ class Presentation:
             return shelf.current.init.track
         return next((s.init.track for s in reversed(shelf.listed) if s.init is not None), None)
 
-    async def wait(self, rendition_name: str, timeout_s: float) -> bool:
-        """Until the rendition changes; False if it did not in time."""
+    async def wait(self, rendition_name: str, timeout_s: float, cancelled: asyncio.Future[None] | None = None) -> bool:
+        """Until the rendition changes; False if it did not in time, or if `cancelled` was done before."""
         future = self._waiters.get(rendition_name)
         if future is None:
             future = self._waiters[rendition_name] = asyncio.get_running_loop().create_future()
-        done, _ = await asyncio.wait((future,), timeout=timeout_s)
-        return bool(done)
+        either = (future,) if cancelled is None else (future, cancelled)
+        done, _ = await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return future in done
 
     @property
     def size_bytes(self) -> int:

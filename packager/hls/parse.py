@@ -135,6 +135,8 @@ def _multivariant(lines: list[str]) -> Multivariant:
         elif line and not line.startswith("#"):
             if pending is None:
                 raise ProtocolError("A URI follows no EXT-X-STREAM-INF.", slug="playlist_tag")
+            for name in ("BANDWIDTH", "AVERAGE-BANDWIDTH"):
+                int(pending.get(name, 0))
             found.variants.append((pending, line))
             pending = None
     return found
@@ -185,9 +187,12 @@ class _Reader:
             case "DISCONTINUITY-SEQUENCE":
                 found.discontinuity_sequence = self.discontinuities = int(value)
             case "PART-INF":
-                found.part_target = Decimal(attributes(value)["PART-TARGET"])
+                found.part_target = _seconds(attributes(value)["PART-TARGET"])
             case "SERVER-CONTROL":
                 found.control = attributes(value)
+                for name, said in found.control.items():
+                    if name in ("PART-HOLD-BACK", "HOLD-BACK", "CAN-SKIP-UNTIL"):
+                        _seconds(said)
             case "INDEPENDENT-SEGMENTS":
                 found.independent = True
             case "PLAYLIST-TYPE":
@@ -222,7 +227,7 @@ class _Reader:
                 said = attributes(value)
                 self._segment("").parts.append(
                     PartTag(
-                        Decimal(said["DURATION"]),
+                        _seconds(said["DURATION"]),
                         said["URI"],
                         said.get("INDEPENDENT") == "YES",
                         said.get("GAP") == "YES",
@@ -230,6 +235,13 @@ class _Reader:
                     )
                 )
             case "EXTINF" | "#EXTINF":
-                self._segment("").duration = Decimal(value.split(",")[0])
+                self._segment("").duration = _seconds(value.split(",")[0])
             case _:
                 pass
+
+
+def _seconds(text: str) -> Decimal:
+    value = Decimal(text)
+    if not (value.is_finite() and 0 <= value < 1_000_000):
+        raise ValueError(f"{text[:20]} is no duration")
+    return value

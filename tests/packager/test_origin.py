@@ -296,3 +296,14 @@ async def test_nothing_before_the_first_part(studio: SimpleNamespace) -> None:
     stage.shown.thumbnail = b"jpeg"
     thumbnail = await stage.get("thumbnail.jpg")
     assert (thumbnail.status, thumbnail.body, thumbnail.headers["content-type"]) == (200, b"jpeg", "image/jpeg")
+
+
+async def test_a_closing_origin_releases_everybody(studio: SimpleNamespace) -> None:
+    stage = Stage(studio, 9.1)
+    waiting = asyncio.ensure_future(stage.get("source/media.m3u8?_HLS_msn=4"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    stage.client.origin.close()
+    assert (await waiting).status == 503
+    assert (await stage.get("source/media.m3u8?_HLS_msn=4")).status == 503
+    assert (await stage.get("source/media.m3u8")).status == 200
