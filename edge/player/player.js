@@ -10,7 +10,7 @@
   const query = options.get("token") ? "?token=" + encodeURIComponent(options.get("token")) : "";
   // With ?token= only playlists' own URLs carry it; a link of the form /t/TOKEN/watch/NAME carries it everywhere.
   const prefix = query ? base + "/t/" + encodeURIComponent(options.get("token")) : base;
-  const root = prefix + "/live/" + playback + "/";
+  const root = location.origin + prefix + "/live/" + playback + "/";
   const hlsUrl = root + "index.m3u8";
   const dashUrl = root + "manifest.mpd";
 
@@ -18,6 +18,8 @@
   const POLL_MIN_MS = 2000;
   const POLL_MAX_MS = 10000;
   const STALL_MS = 8000; // no progress for so long while playing: start anew
+  const SKIP_MS = 2000; // no progress for so long although there is newer video: go there
+  const BEHIND_S = 8; // further than this behind where we want to be, catching up would take too long: jump
 
   const shared = (window.headrace = {
     engine: "", player: null, video, state: "starting", latency: null, errors: 0, restarts: 0, levels: [], firstFrameMs: null,
@@ -27,7 +29,6 @@
   document.title = name + " · Headrace";
   $("title").textContent = name;
   if (options.get("embed")) document.body.classList.add("embed");
-  video.poster = root + "thumbnail.jpg";
 
   let generation = 0; // counts starts, so that what an old one still says is not heeded
   let pollTimer = 0;
@@ -92,6 +93,7 @@
     clearTimeout(pollTimer);
     const mine = generation;
     $("offline").hidden = true;
+    video.poster = root + "thumbnail.jpg";
     say("starting", "starting");
     try {
       if (options.get("dash")) {
@@ -247,8 +249,15 @@
     play();
   }
 
+  function newer() {
+    const player = shared.player;
+    if (shared.engine === "hls.js" && player) return player.liveSyncPosition || 0;
+    return video.seekable.length ? video.seekable.end(video.seekable.length - 1) - target() : 0;
+  }
+
   let lastTime = -1;
   let lastMoved = performance.now();
+  let lastJump = 0;
   setInterval(() => {
     if (shared.state === "offline") return;
     const seconds = latency();
@@ -262,6 +271,10 @@
       if (!video.paused) {
         pollMs = POLL_MIN_MS;
         say("playing", "");
+        if (seconds !== null && seconds > target() + BEHIND_S && now - lastJump > 5000 && newer() > video.currentTime + 1) {
+          lastJump = now;
+          goLive();
+        }
       }
     } else if (video.paused) {
       lastMoved = now;
@@ -271,6 +284,9 @@
       if (now - lastMoved > STALL_MS) {
         lastMoved = now;
         lost(generation, "Reconnecting");
+      } else if (now - lastMoved > SKIP_MS && now - lastJump > SKIP_MS && newer() > video.currentTime + 1) {
+        lastJump = now; // a hole, such as a publisher's reconnect leaves
+        goLive();
       }
     }
   }, 250);
@@ -278,10 +294,12 @@
   video.addEventListener("playing", () => {
     if (shared.firstFrameMs === null) shared.firstFrameMs = Math.round(performance.now() - opened);
   });
+  const icon = (path) => '<svg viewBox="0 0 24 24" width="20" height="20" aria-hidden="true"><path d="' + path + '"/></svg>';
+  const speaker = "M4 9v6h4l5 5V4L8 9z";
   const icons = () => {
-    $("play").innerHTML = video.paused ? "&#9654;" : "&#10073;&#10073;";
+    $("play").innerHTML = icon(video.paused ? "M7 4v16l13-8z" : "M6 4h4v16H6zM14 4h4v16h-4z");
     $("play").setAttribute("aria-label", video.paused ? "Play" : "Pause");
-    $("mute").innerHTML = video.muted ? "&#128263;" : "&#128266;";
+    $("mute").innerHTML = icon(video.muted ? speaker + "M16 9l1-1 6 6-1 1zM22 8l1 1-6 6-1-1z" : speaker + "M15 8v8a5 5 0 0 0 0-8z");
     $("mute").setAttribute("aria-label", video.muted ? "Unmute" : "Mute");
     $("unmute").hidden = !video.muted || video.paused;
   };
@@ -324,6 +342,8 @@
   };
   for (const event of ["pointermove", "pointerdown", "keydown"]) document.addEventListener(event, wake);
   wake();
+  $("full").innerHTML = icon("M4 4h6v2H6v4H4zM14 4h6v6h-2V6h-4zM4 14h2v4h4v2H4zM18 14h2v6h-6v-2h4z");
+  $("play-big").innerHTML = icon("M7 4v16l13-8z");
   icons();
   if (playback) poll();
   else offline("No such page");
