@@ -6,7 +6,7 @@ each chunk stream: later headers leave out what did not change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from ingest.rtmp.messages import Kind, Message, read_number
 from media.errors import ProtocolError
@@ -55,7 +55,7 @@ class ChunkReader:
         """Add what arrived. `messages` then gives out what is complete."""
         self._buffer += data
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Generator[Message]:
         """Complete messages, one at a time; whoever stops in between finds the rest later. Raises `ProtocolError`."""
         try:
             while True:

@@ -189,7 +189,8 @@ class Connection(asyncio.Protocol):
         """End the publication with words for the encoder, then the connection."""
         if self._ending:
             return
-        self._log.info("publisher_stopped", reason=reason.value)
+        if self._publisher is not None:
+            self._log.info("publisher_stopped", reason=reason.value)
         level, code = STOP_WORDS[reason]
         self._session.stop(level, code, text)
         self._finish(EndReason.STOPPED, text)

@@ -10,6 +10,7 @@ After `Ended` nothing is parsed either; `data_to_send` still gives out the last 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 from ingest.rtmp import commands, handshake, messages
 from ingest.rtmp.chunks import ChunkReader, ChunkWriter
@@ -159,11 +160,12 @@ class Session:
             if self._state in (State.VERSION, State.HELLO, State.ECHO):
                 self._handshake(now)
             if self._state not in (State.VERSION, State.HELLO, State.ECHO, State.ASKING):
-                for message in self._reader.messages():
-                    self._heard = now
-                    self._message(message, now, events)
-                    if self._state in (State.ASKING, State.CLOSED):
-                        break
+                with closing(self._reader.messages()) as incoming:
+                    for message in incoming:
+                        self._heard = now
+                        self._message(message, now, events)
+                        if self._state in (State.ASKING, State.CLOSED):
+                            break
             if self._received - self._acknowledged >= self._window and self._state is not State.CLOSED:
                 self._acknowledged = self._received
                 self._send(messages.number(Kind.ACKNOWLEDGEMENT, self._received & 0xFFFFFFFF))
