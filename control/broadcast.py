@@ -67,7 +67,9 @@ class Broadcast:
         segment_s: int,
         reconnect_window_s: float,
         on_end: Callable[[Broadcast], None],
+        after: asyncio.Task[None] | None = None,
     ) -> None:
+        """`after`: the last work of the broadcast that used `presentation` before; it is waited for."""
         self.id = id
         self.stream = stream
         self.presentation = presentation
@@ -86,6 +88,7 @@ class Broadcast:
         self._pool = pool
         self._planner = planner
         self._on_end = on_end
+        self._after = after
         self._cutter = Cutter(segment_s, lambda: time.time_ns() // 1000)
         self._plan: Plan | None = None
         self._job: Job | None = None
@@ -166,7 +169,7 @@ class Broadcast:
         if self._job is not None:
             await self._job.close(drain=True)
             self._job = None
-        self.presentation.end()
+            self.presentation.end()
 
     # -- packets ----------------------------------------------------------------------------------------------
 
@@ -219,6 +222,7 @@ class Broadcast:
         if self._job is None:
             self._opening = asyncio.get_running_loop().create_task(self._open(plan), name=f"open-{self.id}")
             return
+        self.presentation.declare(plan.renditions)
         self._job.change(plan)
         self._go_live()
 
@@ -229,12 +233,16 @@ class Broadcast:
         plan = self._planner(self._video, self._audio, self._cutter.mode is Mode.KEYFRAMES)
         if not any(r.passthrough for r in plan.renditions if r.kind is Kind.VIDEO):
             self._cutter.mode = Mode.GRID
-        self.presentation.declare(plan.renditions)
         self._passed = {r.kind: r.name for r in plan.renditions if r.passthrough}
         self._plan = plan
         return plan
 
     async def _open(self, plan: Plan) -> None:
+        if self._after is not None:
+            await asyncio.wait({self._after})
+        if self.presentation.ended:
+            self.presentation.restart()
+        self.presentation.declare(plan.renditions)
         try:
             self._job = await self._pool.open(plan, self, name=self.stream)
         except HeadraceError as error:
@@ -298,6 +306,7 @@ class Broadcast:
             self._notice("keyframes are too far apart or irregular: the source is encoded anew; set 2 s in the encoder")
             self._tail, self._tail_pts = self._passed[Kind.VIDEO], cut.pts
             plan = self._replan()
+            self.presentation.declare(plan.renditions)
             if self._job is not None:
                 self._job.change(plan)
         self.presentation.cut(cut)

@@ -1,7 +1,7 @@
 """All broadcasts of this node: who is on air, what viewers find under a playback id, and the recent past.
 
-Implements `packager.ports.Directory`. A playback id leads to the presentation of its newest broadcast that has
-something to show, so that a new publish takes over from an ended one without a 404 in between.
+Implements `packager.ports.Directory`. One presentation serves the broadcasts of a playback id one after the other, so
+that a new publish takes over from an ended one without a 404, and media sequence numbers never go back.
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ class Broadcasts:
         self._keep_ended_s = keep_ended_s
         self._live: dict[str, Broadcast] = {}
         self._shown: dict[str, Presentation] = {}
-        self._coming: dict[str, Presentation] = {}
         self._ended_at: dict[str, float] = {}
-        self._finishing: set[asyncio.Task[None]] = set()
+        self._finishing: dict[str, asyncio.Task[None]] = {}
         self.history: deque[Broadcast] = deque(maxlen=HISTORY)
 
     # -- for publishers ---------------------------------------------------------------------------------------
@@ -53,7 +52,9 @@ class Broadcasts:
 
     def start(self, grant: Grant, planner: Planner) -> Broadcast:
         """A new broadcast of the granted stream, still without a publisher."""
-        presentation = Presentation(grant.playback_id, self._packaging)
+        presentation = self._shown.get(grant.playback_id)
+        if presentation is None:
+            presentation = self._shown[grant.playback_id] = Presentation(grant.playback_id, self._packaging)
         broadcast = Broadcast(
             secrets.token_hex(6),
             grant.stream_name,
@@ -63,9 +64,9 @@ class Broadcasts:
             segment_s=self._packaging.segment_s,
             reconnect_window_s=grant.settings.reconnect_window_s,
             on_end=lambda ended: self._ended(grant, ended),
+            after=self._finishing.get(grant.playback_id),
         )
         self._live[grant.stream_id] = broadcast
-        self._coming[grant.playback_id] = presentation
         self._ended_at.pop(grant.playback_id, None)
         return broadcast
 
@@ -74,18 +75,12 @@ class Broadcasts:
             del self._live[grant.stream_id]
         self.history.append(broadcast)
         self._ended_at[grant.playback_id] = time.monotonic()
-        task = self._spawn(broadcast.finish())
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
+        self._finishing[grant.playback_id] = self._spawn(broadcast.finish())
 
     # -- for viewers ------------------------------------------------------------------------------------------
 
     def presentation(self, playback_id: str) -> Presentation | None:
         """What a viewer of `playback_id` is to see now; None if nothing was on air lately."""
-        coming = self._coming.get(playback_id)
-        if coming is not None and (coming.ready or playback_id not in self._shown):
-            self._shown[playback_id] = coming
-            del self._coming[playback_id]
         return self._shown.get(playback_id)
 
     # -- for operators ----------------------------------------------------------------------------------------
@@ -112,7 +107,7 @@ class Broadcasts:
         for playback_id, at in list(self._ended_at.items()):
             if now - at > self._keep_ended_s:
                 self._shown.pop(playback_id, None)
-                self._coming.pop(playback_id, None)
+                self._finishing.pop(playback_id, None)
                 del self._ended_at[playback_id]
 
     def drain(self) -> None:
@@ -123,4 +118,4 @@ class Broadcasts:
 
     async def finished(self) -> None:
         """Return once every ended broadcast has handed over its last packets."""
-        await asyncio.gather(*self._finishing, return_exceptions=True)
+        await asyncio.gather(*self._finishing.values(), return_exceptions=True)

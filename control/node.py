@@ -143,6 +143,7 @@ class Node:
         if settings.origin.enabled:
             sockets.append(listen_tcp(settings.origin.host, settings.origin.port, "origin"))
         await self._serve(stack, HttpServer(self.origin, sockets))
+        stack.callback(self.origin.close)  # before uvicorn stops: blocked requests are answered, not cut
         if settings.edge.enabled:
             self.edge = EdgePool(settings.edge, f"unix:{socket_path}")
             await self.edge.start()
