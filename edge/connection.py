@@ -108,31 +108,36 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._buffer and not self.busy and not self.paused:
             asked = self._heads.get(data)
-            if asked is not None and asked.plain:
-                site = self._site
-                found = site.cache.entries.get(asked.key)
-                if found is not None:
-                    now = site.clock()
-                    if now < found.fresh_until and found.status == 200 and now < self.counted_until:
-                        found.used = True
-                        if asked.gzip and found.gzipped is not None:
-                            found = found.squeezed()
-                        elif asked.gzip and found.squeezable:
-                            self._feed(data)
-                            return
-                        if now >= found.wire_until:
-                            found.prepare(now)
-                        self.last = now
-                        stats = self._stats
-                        stats.hit += 1
-                        stats.bytes_sent += found.wire_bytes
-                        assert self._transport is not None
-                        if found.wire:
-                            self._transport.write(found.wire)
-                        else:
-                            self._transport.writelines((found.wire_head, found.body))
-                        return
+            if asked is not None and asked.plain and self._short(asked):
+                return
         self._feed(data)
+
+    def _short(self, asked: Request) -> bool:
+        """Answer a plain request with a fresh entry's prepared bytes; False if that needs the long way."""
+        site = self._site
+        found = site.cache.entries.get(asked.key)
+        if found is None or found.status != 200:
+            return False
+        now = site.clock()
+        if now >= found.fresh_until or now >= self.counted_until:
+            return False
+        found.used = True
+        if asked.gzip and found.squeezable:
+            if found.gzipped is None:
+                return False
+            found = found.squeezed()
+        if now >= found.wire_until:
+            found.prepare(now)
+        self.last = now
+        stats = self._stats
+        stats.hit += 1
+        stats.bytes_sent += found.wire_bytes
+        transport = cast(asyncio.Transport, self._transport)
+        if found.wire:
+            transport.write(found.wire)
+        else:
+            transport.writelines((found.wire_head, found.body))
+        return True
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -212,14 +217,15 @@ class Connection(asyncio.Protocol):
             head = buffer if size == len(buffer) else buffer[:size]
             asked = self._heads.get(head)
             if asked is None:
-                asked = self._server.parse(head)
+                asked = self._heads.parse(head)
         except ProtocolError as error:
             status = error.status if isinstance(error, Bad) else 400
             self._stats.bad_requests += 1
             self._refuse(status, error.slug)
             return False
         self._buffer = buffer[size:]
-        self._handle(asked)
+        if not (asked.plain and not self._server.draining and self._short(asked)):
+            self._handle(asked)
         return True
 
     def _handle(self, asked: Request) -> None:

@@ -49,7 +49,7 @@ class Pages:
     def find(self, path: str) -> Entry | None:
         """The page or asset under `path`; None if the path is not one of ours."""
         found = self._entries.get(path)
-        if found is None and _WATCH.match(path):
+        if found is None and path.startswith("/watch/") and _WATCH.match(path):
             return self._watch
         return found
 

@@ -14,7 +14,8 @@ from edge import ranges, target
 from media.errors import ProtocolError
 
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21-\x7e]+) HTTP/(\d)\.(\d)\Z")
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\Z")
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n")
+_BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n\Z")
 _HOST = re.compile(r"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*\Z")
 _LONELY = re.compile(rb"(?<!\r)\n|\r(?!\n)(?!\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _START = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{0,32}( [\x21-\x7e]*( .*)?)?\Z", re.DOTALL)
@@ -72,10 +73,33 @@ def find_end(buffer: bytes, limit: int) -> int:
     return 0
 
 
+@dataclass(slots=True, eq=False)
+class Fields:
+    """The header lines of a request, read once for all requests of a player: they differ in the target only."""
+
+    headers: dict[str, str]
+    lasting: bool
+    """HTTP/1.1 without `Connection: close`."""
+    gzip: bool
+    range: ranges.Range | None
+    bearer: str
+    ordinary: bool
+    """Nothing in it that the short path does not understand."""
+
+
+_SPECIAL = frozenset({"if-none-match", "if-modified-since", "if-range", "via", "x-forwarded-for", "upgrade", "range"})
+
+
 def parse(head: bytes, query_keys: frozenset[str], max_target: int = 4096) -> Request:
     """Read one whole head as found by `find_end`. Raises Bad, or ProtocolError for an unusable target."""
-    lines = head[:-4].split(b"\r\n")
-    match = _LINE.match(lines[0])
+    line, _, block = head.partition(b"\r\n")
+    method, raw_target, http10 = parse_line(line, max_target)
+    return build(method, target.parse(raw_target, query_keys), parse_fields(block, http10), http10)
+
+
+def parse_line(line: bytes, max_target: int) -> tuple[str, str, bool]:
+    """Method, target and whether it is HTTP/1.0, of a request line without its end. Raises Bad."""
+    match = _LINE.match(line)
     if match is None:
         raise Bad(400, "The request line is broken.", "bad_request_line")
     method = match[1].decode("ascii")
@@ -83,57 +107,65 @@ def parse(head: bytes, query_keys: frozenset[str], max_target: int = 4096) -> Re
         raise Bad(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.", "bad_version")
     if len(match[2]) > max_target:
         raise Bad(414, "The request target is too long.", "target_too_long")
-    http10 = match[4] == b"0"
-    headers = _fields(lines[1:])
     if method not in ("GET", "HEAD", "OPTIONS"):
         raise Bad(405, "Only GET, HEAD and OPTIONS are answered here.", "bad_method")
-    _check_framing(headers, http10)
     raw_target = match[2].decode("ascii")
     if raw_target == "*" and method == "OPTIONS":
         raw_target = "/"
-    where = target.parse(raw_target, query_keys)
-    return build(method, where, headers, http10)
+    return method, raw_target, match[4] == b"0"
 
 
-def build(method: str, where: target.Target, headers: dict[str, str], http10: bool) -> Request:
-    """A `Request` from its parsed pieces; shared by all versions of HTTP."""
+def parse_fields(block: bytes, http10: bool) -> Fields:
+    """Read all header lines; `block` ends with the empty line. Raises Bad."""
+    headers = _fields(block)
+    _check_framing(headers, http10)
+    return fields(headers, http10)
+
+
+def fields(headers: dict[str, str], http10: bool) -> Fields:
+    """What header fields mean for the answer; shared by all versions of HTTP."""
     connection = headers.get("connection", "").lower()
     keep_alive = "keep-alive" in connection if http10 else "close" not in connection
-    token = where.token
     authorization = headers.get("authorization", "")
-    if not token and authorization[:7].lower() == "bearer ":
-        token = authorization[7:].strip()
-    span = ranges.parse(headers["range"]) if "range" in headers and method == "GET" else None
-    special = ("if-none-match", "if-modified-since", "if-range", "via", "x-forwarded-for", "upgrade")
+    bearer = authorization[7:].strip() if authorization[:7].lower() == "bearer " else ""
+    return Fields(
+        headers=headers,
+        lasting=keep_alive,
+        gzip=_takes_gzip(headers.get("accept-encoding", "")),
+        range=ranges.parse(headers["range"]) if "range" in headers else None,
+        bearer=bearer,
+        ordinary=keep_alive and not http10 and not bearer and _SPECIAL.isdisjoint(headers),
+    )
+
+
+def build(method: str, where: target.Target, said: Fields, http10: bool) -> Request:
+    """A `Request` from its parsed pieces; shared by all versions of HTTP."""
+    get = method == "GET"
+    token = where.token or said.bearer
     return Request(
         method=method,
         key=where.key,
         path=where.path,
         token=token,
-        headers=headers,
+        headers=said.headers,
         http10=http10,
-        keep_alive=keep_alive,
-        gzip=_takes_gzip(headers.get("accept-encoding", "")),
-        range=span,
-        plain=method == "GET"
-        and keep_alive
-        and not http10
-        and span is None
-        and not token
-        and not any(name in headers for name in special),
+        keep_alive=said.lasting,
+        gzip=said.gzip,
+        range=said.range if get else None,
+        plain=get and said.ordinary and not token,
     )
 
 
-def _fields(lines: list[bytes]) -> dict[str, str]:
+def _fields(block: bytes) -> dict[str, str]:
+    if _BLOCK.match(block) is None:
+        raise Bad(400, "A header line is broken.", "bad_field")
+    lines = _FIELD.findall(block)
     if len(lines) > MAX_FIELDS:
         raise Bad(431, "The request has too many header lines.", "too_many_fields")
     headers: dict[str, str] = {}
-    for line in lines:
-        match = _FIELD.match(line)
-        if match is None:
-            raise Bad(400, "A header line is broken.", "bad_field")
-        name = match[1].decode("ascii").lower()
-        value = match[2].rstrip(b" \t").decode("latin-1")
+    for raw_name, raw_value in lines:
+        name = raw_name.decode("ascii").lower()
+        value = raw_value.rstrip(b" \t").decode("latin-1")
         if name in headers:
             if name in ("host", "content-length", "transfer-encoding", "authorization"):
                 raise Bad(400, f"The field {name} is there twice.", "repeated_field")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from edge import request
 from edge.connection import Connection
 from edge.heads import Heads
 from edge.request import Request
@@ -36,10 +35,9 @@ class Server:
 
     def __init__(self, settings: EdgeSettings, site: Site, stats: Stats, viewers: Viewers) -> None:
         self.settings, self.site, self.stats, self.viewers = settings, site, stats, viewers
-        self.heads = Heads()
+        self.heads = Heads(frozenset(settings.query_keys), settings.max_target_bytes)
         self.connections: set[Connection] = set()
         self.draining = False
-        self._keys = frozenset(settings.query_keys)
         self._addresses: dict[str, _Address] = {}
         self._rate = settings.requests_per_s_per_address
         self._trusted = tuple(ipaddress.ip_network(item, strict=False) for item in settings.trusted_proxies)
@@ -48,13 +46,6 @@ class Server:
     def make(self) -> Connection:
         """A protocol for a new connection."""
         return Connection(self)
-
-    def parse(self, head: bytes) -> Request:
-        """Parse a head and remember it, unless it holds something of one viewer alone."""
-        asked = request.parse(head, self._keys, self.settings.max_target_bytes)
-        if asked.method == "GET" and not asked.token:
-            self.heads.put(head, asked)
-        return asked
 
     def admit(self, connection: Connection) -> tuple[int, str] | None:
         """Take a new connection in; status and slug of a refusal otherwise."""
