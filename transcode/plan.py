@@ -5,6 +5,7 @@ Pure: the same inputs always give the same plan, and every choice has its reason
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -30,6 +31,11 @@ TOP_BITRATE_720P30 = {Codec.H264: 3_500_000, Codec.HEVC: 2_300_000, Codec.AV1: 1
 
 TOP_RATE = Fraction(60)
 """Frames per second of an encoded `source`; a faster one is halved."""
+
+NOT_PASSED = "The source's keyframes do not fit the segments, or passing through is turned off: it is encoded."
+
+FIRST_AUDIO_ID = 100
+"""Of tracks (`media.track`): the default audio."""
 
 SAMPLE_RATE = 48_000
 """Of encoded audio: what every player and every device takes."""
@@ -80,6 +86,8 @@ class Plan:
     renditions: tuple[Rendition, ...] = ()
     video: tuple[VideoEncode, ...] = ()
     audio: tuple[AudioEncode, ...] = ()
+    passed: tuple[tuple[int, str], ...] = ()
+    """(track id, rendition) of what is passed through."""
     thumbnail_track: int | None = None
     """Track id of the video that thumbnails are made of; None for no thumbnails."""
     thumbnail_height: int = 360
@@ -92,6 +100,12 @@ class Plan:
     def encodes(self) -> bool:
         """True where a worker is needed."""
         return bool(self.video or self.audio)
+
+    @property
+    def source(self) -> int | None:
+        """Id of the track that the rendition `source` is made of; None without video."""
+        passed = (track for track, name in self.passed if name == SOURCE)
+        return next(passed, next((e.track_id for e in self.video if e.name == SOURCE), None))
 
     @property
     def tracks(self) -> frozenset[int]:
@@ -131,61 +145,114 @@ def make_plan(
     passthrough: bool,
     hardware: Hardware | None,
     settings: TranscodeSettings,
+    more_video: Sequence[Track] = (),
+    more_audio: Sequence[Track] = (),
 ) -> Plan:
     """What to make of a source.
 
     `passthrough`: the caller knows nothing against offering the video as it is (its GOP fits the cuts). False has
     the top rendition encoded. A video that cannot be offered as it is (see `why_not_passthrough`) is encoded in
     any case; with `settings.enabled` False, what cannot be offered as it is, is left out.
+
+    `more_video`: the publisher's own smaller versions of `video`, whose IDRs lie where those of `video` do. Those
+    that the ladder passes stand beside it without encoding, and no rung is encoded at their heights.
+    `more_audio`: further audio tracks; `audio` is the default one.
     """
-    renditions: list[Rendition] = []
-    encodes: list[VideoEncode] = []
-    sounds: list[AudioEncode] = []
+    sounds = _Sounds(settings)
+    for track in (*([audio] if audio is not None else []), *more_audio):
+        sounds.add(track)
+    if video is None:
+        return Plan(
+            tuple(sounds.renditions), audio=tuple(sounds.encodes), passed=tuple(sounds.passed),
+            reasons=tuple(sounds.reasons),
+        )  # fmt: skip
     reasons: list[str] = []
-    if video is not None:
-        why = why_not_passthrough(video, ladder)
-        if not why and not (passthrough and settings.passthrough):
-            why = "The source's keyframes do not fit the segments, or passing through is turned off: it is encoded."
-        if not why:
-            renditions.append(_passed(SOURCE, video))
-        if settings.enabled:
-            if why:
-                encodes.append(_source_encode(video, ladder, hardware, settings))
-            encodes += _rungs(video, ladder, hardware, settings, below=encodes[0] if why else None)
-            renditions += [_encoded(e) for e in encodes]
+    encodes: list[VideoEncode] = []
+    video, own, why = _own_ladder([video, *more_video], ladder, passthrough and settings.passthrough)
+    passed = [] if why else [(video.id, SOURCE), *((track.id, name) for name, track in own)]
+    renditions = [] if why else [_passed(SOURCE, video), *(_passed(n, t, default=False) for n, t in own)]
+    if settings.enabled:
         if why:
-            reasons.append(why)
-    if audio is not None:
-        name = AUDIO
-        if is_aac_lc(audio):
-            renditions.append(_passed(name, audio))
-        elif settings.enabled:
-            sounds.append(AudioEncode(name, audio.id, settings.audio_bitrate))
-            reasons.append(f"{audio.codec.value} audio other than AAC-LC is encoded to AAC-LC, which all players take.")
-            renditions.append(
+            encodes.append(_source_encode(video, ladder, hardware, settings))
+        below = encodes[0] if why else None
+        encodes += _rungs(video, ladder, hardware, settings, below=below, beside=[track for _, track in own])
+        renditions += [_encoded(e) for e in encodes]
+    if own:
+        names = ", ".join(name for name, _ in own)
+        reasons.append(f"The publisher's own ladder is passed on ({names}); no such rung is encoded.")
+    if why:
+        reasons.append(why)
+    return Plan(
+        (*renditions, *sounds.renditions),
+        tuple(encodes),
+        tuple(sounds.encodes),
+        (*passed, *sounds.passed),
+        thumbnail_track=video.id if settings.thumbnails and encodes else None,
+        thumbnail_height=settings.thumbnail_height,
+        shed_after_s=settings.shed_after_s if settings.shed else 0.0,
+        reasons=(*reasons, *sounds.reasons),
+    )
+
+
+def _own_ladder(videos: list[Track], ladder: Ladder, passthrough: bool) -> tuple[Track, list[tuple[str, Track]], str]:
+    """(the top video, what stands beside it by name, why the top is encoded or empty)."""
+    by_size = sorted(videos, key=lambda t: (-t.width * t.height, t.id))
+    why = why_not_passthrough(by_size[0], ladder)
+    if not passthrough:
+        return by_size[0], [], why or NOT_PASSED
+    fit_for_it = [track for track in by_size if not why_not_passthrough(track, ladder)]
+    if not fit_for_it:
+        return by_size[0], [], why
+    top, *others = fit_for_it
+    named: dict[str, Track] = {}
+    for track in others:
+        name = f"{min(track.width, track.height)}p"
+        if name in named or track.codec is not top.codec:
+            name += f"-{track.codec.value}"
+        if name not in named:
+            named[name] = track
+    return top, list(named.items()), ""
+
+
+class _Sounds:
+    """The audio of a plan: each track is one rendition, named after its id so that it keeps its name for life."""
+
+    def __init__(self, settings: TranscodeSettings) -> None:
+        self._settings = settings
+        self.renditions: list[Rendition] = []
+        self.encodes: list[AudioEncode] = []
+        self.passed: list[tuple[int, str]] = []
+        self.reasons: list[str] = []
+
+    def add(self, track: Track) -> None:
+        """Pass it through where every player takes it, else have it encoded."""
+        number = track.id - FIRST_AUDIO_ID + 1
+        name = AUDIO if number <= 1 else f"{AUDIO}-{number}"
+        default = not self.renditions
+        if is_aac_lc(track):
+            self.passed.append((track.id, name))
+            self.renditions.append(_passed(name, track, default=default))
+        elif self._settings.enabled:
+            bitrate = self._settings.audio_bitrate
+            self.encodes.append(AudioEncode(name, track.id, bitrate))
+            why = f"{track.codec.value} audio other than AAC-LC is encoded to AAC-LC, which all players take."
+            if why not in self.reasons:
+                self.reasons.append(why)
+            self.renditions.append(
                 Rendition(
                     name,
                     Kind.AUDIO,
                     Codec.AAC,
                     passthrough=False,
-                    bitrate=settings.audio_bitrate,
-                    language=audio.language,
-                    label=audio.name,
-                    default=True,
+                    bitrate=bitrate,
+                    language=track.language,
+                    label=track.name,
+                    default=default,
                 )
             )
-    return Plan(
-        tuple(renditions),
-        tuple(encodes),
-        tuple(sounds),
-        thumbnail_track=video.id if video is not None and settings.thumbnails and encodes else None,
-        thumbnail_height=settings.thumbnail_height,
-        shed_after_s=settings.shed_after_s if settings.shed else 0.0,
-        reasons=tuple(reasons),
-    )
 
 
-def _passed(name: str, track: Track) -> Rendition:
+def _passed(name: str, track: Track, *, default: bool = True) -> Rendition:
     return Rendition(
         name,
         track.kind,
@@ -197,7 +264,7 @@ def _passed(name: str, track: Track) -> Rendition:
         frame_rate=track.frame_rate,
         language=track.language,
         label=track.name,
-        default=True,
+        default=default,
     )
 
 
@@ -245,11 +312,19 @@ def _source_encode(video: Track, ladder: Ladder, hardware: Hardware | None, sett
 
 
 def _rungs(
-    video: Track, ladder: Ladder, hardware: Hardware | None, settings: TranscodeSettings, below: VideoEncode | None
+    video: Track,
+    ladder: Ladder,
+    hardware: Hardware | None,
+    settings: TranscodeSettings,
+    *,
+    below: VideoEncode | None,
+    beside: Sequence[Track],
 ) -> list[VideoEncode]:
-    """The rungs under the source; under its encoded form where that is smaller."""
+    """The rungs under the source; under its encoded form where that is smaller; none that the publisher sends."""
     highest = min(below.width, below.height) if below else 1 << 30
     rungs = [r for r in fit(ladder, video) if r.height and min(r.width, r.height) < highest]
+    there = [min(track.width, track.height) for track in beside]
+    rungs = [r for r in rungs if not any(abs(min(r.width, r.height) - h) * 10 <= h for h in there)]
     return [_encode(rung, video, hardware, settings, sheddable=True) for rung in rungs]
 
 
