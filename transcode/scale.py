@@ -9,11 +9,13 @@ from av.filter import Graph
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
+from media.clock import VIDEO_TIMESCALE
 from transcode.encoder import TIME_BASE, Colour
 
 _UNSPECIFIED = 2
 _BT709 = Colour(1, 1, 1)
 _BT601 = Colour(6, 6, 6)
+_NAMES = {1: "bt709", 6: "smpte170m"}
 _ASPECT_TOLERANCE = Fraction(2, 100)
 """Rounding a rung's size to even numbers changes its aspect by less than this."""
 
@@ -37,23 +39,23 @@ class Scaler:
     reference of its own, while PyAV's `reformat` writes colour properties to the picture that it reads.
     """
 
-    def __init__(
-        self, width: int, height: int, sample_aspect: Fraction, *, pixels: str = "yuv420p", value_range: str = "tv"
-    ) -> None:
-        """`pixels` and `value_range` (`tv` limited, `pc` full): of the pictures that come out."""
+    def __init__(self, width: int, height: int, sample_aspect: Fraction, *, jpeg: bool = False) -> None:
+        """`jpeg`: pictures come out as JFIF wants them, in full range and with BT.601's matrix."""
         self._width = width
         self._height = height
         self._sample_aspect = sample_aspect
-        self._pixels = pixels
-        self._range = value_range
-        self._key: tuple[int, int, str, Fraction] | None = None
+        self._jpeg = jpeg
+        self._key: tuple[int, int, str, Fraction, int, int] | None = None
         self._graph: Graph | None = None
 
     def __call__(self, picture: VideoFrame, sample_aspect: Fraction) -> VideoFrame:
         """A new picture with the same pts. `sample_aspect` is the picture's own. Raises `av.FFmpegError`."""
-        key = (picture.width, picture.height, picture.format.name, sample_aspect)
+        key = (
+            picture.width, picture.height, picture.format.name, sample_aspect,
+            int(picture.colorspace), int(picture.color_range),
+        )  # fmt: skip
         if self._graph is None or self._key != key:
-            self._graph, self._key = self._open(*key), key
+            self._graph, self._key = self._open(picture, sample_aspect), key
         self._graph.vpush(picture)
         scaled = self._graph.vpull()
         assert isinstance(scaled, VideoFrame)
@@ -70,15 +72,23 @@ class Scaler:
             return self._width, max(2, round(self._width / aspect) // 2 * 2)
         return max(2, round(self._height * aspect) // 2 * 2), self._height
 
-    def _open(self, width: int, height: int, pixels: str, sample_aspect: Fraction) -> Graph:
-        inner_width, inner_height = self._inner(width, height, sample_aspect)
+    def _open(self, picture: VideoFrame, sample_aspect: Fraction) -> Graph:
+        inner_width, inner_height = self._inner(picture.width, picture.height, sample_aspect)
+        matrix = int(picture.colorspace)
+        # The filter must know the source's matrix: told nothing, it takes its output for BT.601, and converts.
+        source = (
+            f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}:time_base=1/{VIDEO_TIMESCALE}"
+            f":colorspace={matrix}:range={int(picture.color_range)}"
+        )
+        convert = ":out_range=pc:out_color_matrix=bt601" if self._jpeg else ":out_range=tv"
+        if matrix == 0 and not self._jpeg:
+            convert += f":out_color_matrix={_NAMES[colour_of(picture).matrix]}"
         graph = Graph()
         graph.threads = 1  # rungs run side by side already
-        source = VideoFormat(pixels, width, height)
         nodes = [
-            graph.add_buffer(width=width, height=height, format=source, time_base=TIME_BASE),
-            graph.add("scale", f"{inner_width}:{inner_height}:flags=bicubic:out_range={self._range}"),
-            graph.add("format", self._pixels),
+            graph.add("buffer", source),
+            graph.add("scale", f"{inner_width}:{inner_height}:flags=bicubic{convert}"),
+            graph.add("format", "yuvj420p" if self._jpeg else "yuv420p"),
         ]
         if (inner_width, inner_height) != (self._width, self._height):
             nodes.append(graph.add("pad", f"{self._width}:{self._height}:(ow-iw)/2:(oh-ih)/2"))

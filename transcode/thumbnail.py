@@ -56,7 +56,7 @@ class Thumbnailer(threading.Thread):
         width = max(2, round(height * aspect / 2) * 2)
         if self._scaler is None or self._size != (width, height):
             self._size = (width, height)
-            self._scaler = Scaler(width, height, Fraction(1), pixels="yuvj420p", value_range="pc")
+            self._scaler = Scaler(width, height, Fraction(1), jpeg=True)
         picture = self._scaler(source, shot.sample_aspect)
         if self._encoder is None or (self._encoder.width, self._encoder.height) != (width, height):
             context = av.CodecContext.create("mjpeg", "w")
