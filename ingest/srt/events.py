@@ -47,11 +47,11 @@ class Statistics:
 
     connection: int
     rtt_ms: float
-    loss_ratio: float
-    """Packets missing when first looked for, of all that were sent; before retransmission."""
+    repair_ratio: float
+    """Packets that had to be sent again, or rebuilt, or given up, of all that were sent: the loss of the network. A
+    network that reorders shows up here too, for what is only late is asked for again."""
     drop_ratio: float
-    """Packets given up, of all that were sent: the loss that retransmission could not mend."""
-    lost: int
+    """Packets given up, of all that were sent: the loss that nothing could mend."""
     retransmitted: int
     """Packets that came again, in time or not."""
     recovered: int

@@ -81,7 +81,7 @@ int srt_getsockflag(SRTSOCKET u, int opt, void* optval, int* optlen);
 int srt_setsockflag(SRTSOCKET u, int opt, const void* optval, int optlen);
 int srt_setrejectreason(SRTSOCKET sock, int value);
 int srt_recvmsg(SRTSOCKET u, char* buf, int len);
-int srt_bstats(SRTSOCKET u, SRT_TRACEBSTATS* perf, int clear);
+int srt_bistats(SRTSOCKET u, SRT_TRACEBSTATS* perf, int clear, int instantaneous);
 int srt_getlasterror(int* errno_loc);
 const char* srt_getlasterror_str(void);
 int srt_epoll_create(void);
@@ -259,7 +259,7 @@ class Library:
         """An `SRT_TRACEBSTATS` whose interval counters began at the call before. A broken socket's is refused."""
         room = self._ffi.new("char[]", _STATISTICS_ROOM_BYTES)
         values = self._ffi.cast("SRT_TRACEBSTATS*", room)
-        self._checked("srt_bstats", self._lib.srt_bstats(sock, values, 1))
+        self._checked("srt_bistats", self._lib.srt_bistats(sock, values, 1, 1))
         return _Held(values, room)
 
     def poller(self, room: int) -> Poller:

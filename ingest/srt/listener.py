@@ -364,12 +364,12 @@ async def _literal(host: str) -> str:
 
 def _statistics(link: _Link, values: Any) -> Statistics:
     sent = values.pktRecvUnique + values.pktRcvDrop
+    repaired = values.pktRcvRetrans + values.pktRcvFilterSupply + values.pktRcvDrop
     return Statistics(
         link.sock,
         rtt_ms=values.msRTT,
-        loss_ratio=min(values.pktRcvLoss / sent, 1.0) if sent else 0.0,
+        repair_ratio=min(repaired / sent, 1.0) if sent else 0.0,
         drop_ratio=min(values.pktRcvDrop / sent, 1.0) if sent else 0.0,
-        lost=values.pktRcvLoss,
         retransmitted=values.pktRcvRetrans,
         recovered=values.pktRcvFilterSupply,
         dropped=values.pktRcvDrop,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import structlog
 
 from ingest.mpegts.demuxer import Demuxer
-from ingest.mpegts.events import AccessUnit, Event, Ignored, Lost, Resync, TrackFound
+from ingest.mpegts.events import AccessUnit, Event, Ignored, TrackFound
 from ingest.ports import Publication
 from ingest.sample import MPEGTS_CLOCK, Sample
 from ingest.settings import LimitSettings
@@ -23,16 +23,11 @@ class Media:
     def __init__(self, publication: Publication, limits: LimitSettings) -> None:
         self._publication = publication
         self._patience_s = limits.handshake_timeout_s
-        self._max_tracks = limits.max_tracks
-        self._demuxer = Demuxer()
+        self._demuxer = Demuxer(max_unit_bytes=limits.max_message_bytes, max_tracks=limits.max_tracks)
         self._timeline = Timeline(publication.origin, MPEGTS_CLOCK, jump_limit_s=limits.max_timestamp_jump_s)
         self._tracks: set[int] = set()
         self._began_at: float | None = None
         self._refusal = ""
-        self.lost_ts_packets = 0
-        self.damaged_units = 0
-        self.skipped_bytes = 0
-        """Bytes between TS packets: of a stream that is not MPEG-TS, all of them."""
 
     def feed(self, data: bytes, now: float) -> None:
         """Bytes as they came at `now` (monotonic seconds)."""
@@ -48,11 +43,12 @@ class Media:
 
     def report(self) -> dict[str, float | str]:
         """What the health page shows beside libsrt's numbers."""
-        counters = self._timeline.counters
+        counters = self._demuxer.counters
         values: dict[str, float | str] = {
-            "ts_lost_packets": self.lost_ts_packets,
-            "ts_damaged_units": self.damaged_units,
-            "timestamp_jumps": counters.jumps,
+            "ts_lost_packets": counters.lost_packets,
+            "ts_dropped_units": counters.dropped_units,
+            "ts_skipped_bytes": counters.skipped_bytes,
+            "timestamp_jumps": self._timeline.counters.jumps,
         }
         if (offset_ms := self._timeline.av_offset_ms) is not None:
             values["av_offset_ms"] = round(offset_ms, 1)
@@ -73,8 +69,6 @@ class Media:
         match event:
             case TrackFound(track):
                 self._tracks.add(track.id)
-                if len(self._tracks) > self._max_tracks:
-                    raise MediaError(f"More than {self._max_tracks} tracks.", slug="too_many_tracks")
                 _log.info(
                     "srt_track",
                     stream=self._publication.stream,
@@ -83,13 +77,6 @@ class Media:
                     size=f"{track.width}x{track.height}" if track.width else "",
                     sample_rate=track.sample_rate,
                 )
-            case Lost(packets=packets, reason=reason):
-                if reason == "continuity":
-                    self.lost_ts_packets += packets
-                else:
-                    self.damaged_units += 1
-            case Resync(skipped):
-                self.skipped_bytes += skipped
             case Ignored(text=text):
                 self._refusal = text
                 _log.info("srt_stream_ignored", stream=self._publication.stream, reason=event.reason, text=text)

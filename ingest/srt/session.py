@@ -72,9 +72,8 @@ class Session:
                 **self._media.report(),
                 rtt_ms=round(values.rtt_ms, 2),
                 loss_ratio=round(values.drop_ratio, 5),
-                link_loss_ratio=round(values.loss_ratio, 5),
+                link_loss_ratio=round(values.repair_ratio, 5),
                 retransmits=values.retransmitted,
-                lost_packets=values.lost,
                 dropped_packets=values.dropped,
                 recovered_packets=values.recovered,
                 undecrypted_packets=values.undecrypted,
@@ -148,7 +147,7 @@ class Session:
         while not self._ended.done():
             left_s = self._heard_at + self._limits.idle_timeout_s - self._loop.time()
             if left_s <= 0 and self._fault is None:
-                self._end(EndReason.LOST, "connected, but no data came")
+                self._end(EndReason.LOST, f"connected, but no data came for {self._limits.idle_timeout_s:g} s")
             await asyncio.wait({self._ended}, timeout=max(left_s, 1.0))
         ending = self._ended.result()
         if self._media is not None and self._fault is None:

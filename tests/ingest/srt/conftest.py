@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import os
 import shutil
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -40,6 +42,8 @@ class Recorder:
     ended: asyncio.Future[tuple[EndReason, str]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    first: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """Done with the first item."""
     stop: Callable[[StopReason, str], None] | None = None
 
     def origin(self) -> int:
@@ -47,6 +51,8 @@ class Recorder:
 
     def write(self, item: Packet | Gap) -> None:
         self.items.append(item)
+        if not self.first.done():
+            self.first.set_result(None)
 
     def report(self, **values: float | str) -> None:
         self.reports.append(values)
@@ -145,7 +151,11 @@ async def run() -> AsyncIterator[Run]:
 
     async def start(*arguments: str, stdin: int = asyncio.subprocess.DEVNULL) -> Caller:
         process = await asyncio.create_subprocess_exec(
-            *arguments, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *arguments,
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
         started.append(process)
         return Caller(process)
@@ -153,7 +163,7 @@ async def run() -> AsyncIterator[Run]:
     yield start
     for process in started:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # a shell's children too
         await process.communicate()
 
 
@@ -167,6 +177,11 @@ def any_ffmpeg(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+async def recorder() -> Recorder:
+    return Recorder("s", PublishRequest("srt", "open", "", 0))
+
+
+@pytest.fixture(scope="session")
 def ffmpeg() -> str:
     return imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -195,13 +210,16 @@ class Peer:
             return 0, sock
         return int(lib.srt_getrejectreason(sock)) or -1, -1
 
-    async def send(self, sock: int, messages: list[bytes], pace_s: float = 0.0) -> None:
-        await asyncio.to_thread(self.send_now, sock, messages, pace_s)
+    async def send(self, sock: int, messages: list[bytes], pace_s: float = 0.0) -> int:
+        """Send until all is sent or the other side has closed: how many messages went."""
+        return await asyncio.to_thread(self.send_now, sock, messages, pace_s)
 
-    def send_now(self, sock: int, messages: list[bytes], pace_s: float = 0.0) -> None:
-        for message in messages:
-            assert self._lib.srt_sendmsg(sock, message, len(message), -1, 1) == len(message)
+    def send_now(self, sock: int, messages: list[bytes], pace_s: float = 0.0) -> int:
+        for number, message in enumerate(messages):
+            if self._lib.srt_sendmsg(sock, message, len(message), -1, 1) < 0:
+                return number
             time.sleep(pace_s)
+        return len(messages)
 
     def filter(self, sock: int) -> str:
         """The packet filter that the two sides agreed on."""
