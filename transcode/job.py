@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 CHECK_S = 0.5
 """How often a worker's progress is looked at."""
+MAX_IDLE_DEATHS = 5
+"""Workers in a row that may die before they were given anything; each further one counts as a crash."""
 MAX_GOP_BYTES = 16 * 1024 * 1024
 """Packets kept to start a decoder between keyframes; a longer GOP is not kept."""
 AUDIO_SLACK_TICKS = VIDEO_TIMESCALE // 20
@@ -111,6 +113,7 @@ class Job:
         self._changed: Plan | None = None
         self._not_before = 0
         self._crashes: deque[float] = deque()
+        self._idle_deaths = 0
         self._timer: asyncio.TimerHandle | None = None
         self._sent = 0
         self._done_units = 0
@@ -325,8 +328,13 @@ class Job:
             self._done.set()
             return
         now = time.monotonic()
-        self._crashes.append(now)
-        while self._crashes[0] < now - self._settings.crash_window_s:
+        # One that died before it was given anything was not ended by what this source sends; but a machine on which
+        # none lives must not be tried for ever.
+        idle = self._sent == 0
+        self._idle_deaths = self._idle_deaths + 1 if idle else 0
+        if not idle or self._idle_deaths > MAX_IDLE_DEATHS:
+            self._crashes.append(now)
+        while self._crashes and self._crashes[0] < now - self._settings.crash_window_s:
             self._crashes.popleft()
         self._bump(restarts=1)
         self._log.warning("worker_lost", pid=process.pid, reason=reason, worker_log=process.log)

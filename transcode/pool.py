@@ -29,6 +29,8 @@ class Pool:
         self._spare: Process | None = None
         self._warming: asyncio.Task[None] | None = None
         self._running = False
+        self._pausing = False
+        """The warming task sits out `RETRY_S`."""
 
     @property
     def jobs(self) -> frozenset[Job]:
@@ -69,9 +71,13 @@ class Pool:
 
     async def _take(self) -> Process:
         """The spare, or a fresh worker. Raises `WorkerError`."""
-        if self._spare is None and self._warming is not None:
-            # A spare that is half way there is sooner ready than one that is started now.
-            await asyncio.wait({self._warming}, timeout=RETRY_S)
+        warming = self._warming
+        if self._spare is None and warming is not None:
+            if self._pausing:  # the last spare died: whoever needs a worker now does not sit out that pause
+                self._warming, self._pausing = None, False
+                warming.cancel()
+            else:  # a spare that is half way there is sooner ready than one that is started now
+                await asyncio.wait({warming}, timeout=RETRY_S)
         spare, self._spare = self._spare, None
         if spare is None or spare.exited:
             spare = await Process.start(self._settings)
@@ -81,10 +87,12 @@ class Pool:
     def _warm(self, delay_s: float = 0.0) -> None:
         if not (self._running and self._settings.warm_spare) or self._spare is not None or self._warming is not None:
             return
+        self._pausing = delay_s > 0
         self._warming = asyncio.get_running_loop().create_task(self._warm_one(delay_s), name="warm-spare")
 
     async def _warm_one(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
+        self._pausing = False
         try:
             spare = await Process.start(self._settings)
         except WorkerError as error:

@@ -156,6 +156,8 @@ async def test_a_job_whose_workers_keep_dying_is_given_up(kit: Any, clip: Any) -
         job = await pool.open(plan_for(clip.track), sink, name="s")
         for expected in (1, 2, 3):
             await until(lambda: job.stats.worker_pid != 0)
+            for item in items_of(kit, clip):
+                job.write(item)
             os.kill(job.stats.worker_pid, signal.SIGKILL)
             await until(lambda expected=expected: len(sink.events) == expected)  # type: ignore[misc]
         assert [kind for kind, _, _ in sink.events] == ["restarted", "restarted", "failed"]
@@ -163,6 +165,36 @@ async def test_a_job_whose_workers_keep_dying_is_given_up(kit: Any, clip: Any) -
         job.write(clip.packets[0])
         await job.close()
         assert job.stats.state == "failed"
+
+
+async def test_workers_that_died_before_they_were_given_anything_are_not_held_against_the_source(
+    kit: Any, clip: Any
+) -> None:
+    sink = kit.Collected()
+    async with pool_of(SETTINGS.model_copy(update={"crashes": 1})) as pool:
+        job = await pool.open(plan_for(clip.track), sink, name="s")
+        os.kill(job.stats.worker_pid, signal.SIGKILL)
+        await until(lambda: bool(sink.events))
+        assert sink.events[0][0] == "restarted"
+        for item in items_of(kit, clip):
+            job.write(item)
+        await job.close(drain=True)
+        assert sink.packets["120p"][-1].pts == clip.times[-1]
+
+
+async def test_worker_and_spare_that_die_together_are_replaced_without_a_pause(
+    kit: Any, clip: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transcode.pool.RETRY_S", 600.0)
+    sink = kit.Collected()
+    async with pool_of() as pool:
+        job = await pool.open(plan_for(clip.track), sink, name="s")
+        await until(lambda: pool.spare_pid != 0)
+        pids = {pool.spare_pid, job.stats.worker_pid}
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: job.stats.worker_pid not in pids | {0})
+        await until(lambda: pool.spare_pid not in pids | {0})
 
 
 async def test_a_full_queue_is_dropped_and_the_job_goes_on_at_the_next_cut(kit: Any, clip: Any) -> None:
