@@ -275,6 +275,8 @@ class Broadcast:
         """Hand one item to cutter, packager and transcoder."""
         if isinstance(item, Gap):
             self._cutter.restart(item.reason)
+            if item.reason == "publisher_reconnect":
+                self.presentation.interrupted(item.start)
             if self._job is not None:
                 self._job.write(item)
             return

@@ -84,6 +84,7 @@ class Presentation:
         self._lockstep: Lockstep | None = None
         self._video_front = self._video_end = -ORIGIN_S * VIDEO_TIMESCALE
         self._published = 0
+        self._barrier: int | None = None
         self._windows: dict[str, Window] = {}
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -120,7 +121,13 @@ class Presentation:
     def cut(self, cut: Cut) -> None:
         """A segment starts at `cut`; called before the packets that belong to it."""
         self._cuts.add(cut)
+        self._barrier = None
         self._pump()
+
+    def interrupted(self, pts: int) -> None:
+        """The publisher was away and is back: what is shown from `pts` (90 kHz) on belongs to the next cut. Without
+        this, sound that comes before the first keyframe would be taken for the end of what was before."""
+        self._barrier = pts + ORIGIN_S * VIDEO_TIMESCALE
 
     def write(self, rendition_name: str, packet: Packet) -> None:
         """One packet of a rendition, in decode order."""
@@ -136,7 +143,7 @@ class Presentation:
             else:
                 found.write(packet)
                 self._guard(packet)
-                events = found.pump(self._safe(), self.settings.audio_wait_s)
+                events = found.pump(self._safe(), self.settings.audio_wait_s, self._barrier)
         except HeadraceError as error:
             self._unusable(rendition_name, error)
             return
@@ -189,6 +196,7 @@ class Presentation:
         self._audio = [(name, a) for name, a in self._lanes.items() if isinstance(a, Audio)]
         self._video_front = self._video_end = -ORIGIN_S * VIDEO_TIMESCALE
         self._published = 0
+        self._barrier = None
         self.ended = False
         self._touch()
 
@@ -309,7 +317,7 @@ class Presentation:
             if not audio.held:
                 continue
             try:
-                events = audio.pump(self._safe(), self.settings.audio_wait_s)
+                events = audio.pump(self._safe(), self.settings.audio_wait_s, self._barrier)
             except HeadraceError as error:
                 self._unusable(name, error)
                 continue
@@ -319,7 +327,7 @@ class Presentation:
     def _guard(self, packet: Packet) -> None:
         """Audio goes on while video is silent: cut where video would have, so that no segment grows too long."""
         last = self._cuts.last
-        if last is None or not self._cuts.started:
+        if last is None or not self._cuts.started or self._barrier is not None:
             return
         pts = rescale(packet.pts, packet.track.timescale, VIDEO_TIMESCALE) + ORIGIN_S * VIDEO_TIMESCALE
         longest_s = self.settings.segment_s + MAX_STRETCH_S + self.settings.audio_wait_s

@@ -33,6 +33,9 @@ from packager.model import Boundary, Init, Part
 MAX_STRETCH_S = 1
 """A hole up to this long is covered by the frame before it; a longer one stays a hole in the timeline."""
 
+MAX_HELD = 500
+"""Audio frames that wait for the first cut after an interruption: ten seconds, more than keyframes should be apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -289,9 +292,10 @@ class Audio(Lane):
         """Take one packet; `pump` lets it through."""
         self.held.append(packet)
 
-    def pump(self, safe_90k: int | None, wait_s: float) -> list[Event]:
+    def pump(self, safe_90k: int | None, wait_s: float, barrier_90k: int | None = None) -> list[Event]:
         """Let frames through. All cuts at or before `safe_90k` are known (None: those before the newest frame, for
-        audio decides the cuts itself); frames `wait_s` older than the newest go through without that certainty."""
+        audio decides the cuts itself); frames `wait_s` older than the newest go through without that certainty.
+        None passes `barrier_90k`: there something else begins, at a cut that is still to come."""
         held = self.held
         if not held:
             return []
@@ -300,6 +304,11 @@ class Audio(Lane):
         safe = held[-1].pts
         if safe_90k is not None:
             safe = max(safe - int(wait_s * scale), rescale(safe_90k, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale)
+        if barrier_90k is not None:
+            safe = min(safe, rescale(barrier_90k, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale)
+            while len(held) > MAX_HELD:
+                held.popleft()
+                self.dropped_packets += 1
         while held and held[0].pts + held[0].duration // 2 <= safe:
             self._frame(held.popleft(), events)
         return events
