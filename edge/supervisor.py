@@ -167,6 +167,7 @@ class EdgePool:
             *(sys.executable, "-m", "edge"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C goes to the whole group: workers are drained by us, after the origin's end
         )
         self._processes[index] = process
         assert process.stdin is not None
