@@ -7,7 +7,8 @@
 | `INTERRUPTED` | no publisher; viewers are kept for the reconnect window | publisher back: `STARTING`; over: `ENDED` |
 | `ENDED` | playlists are closed; the broadcast is history | |
 
-Not here: who may publish (`control.gate`), what a player sees (packager), how pictures are made (transcode).
+Not here: who may publish (`control.gate`), which track goes where (`control.distributor`), what a player sees
+(packager), how pictures are made (transcode), what the API says of it (`control.describe`).
 """
 
 from __future__ import annotations
@@ -15,31 +16,39 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from enum import Enum
-from typing import Any
 
 import structlog
 
-from control.health import Meter, verdict
+from control.distributor import Distributor, Planner
+from control.health import Meter
+from control.limits import Finding, Limits
 from control.session import Session
 from ingest.ports import EndReason, StopReason
+from ingest.settings import LimitSettings
 from media.clock import VIDEO_TIMESCALE, rescale
-from media.cut import Cut
 from media.errors import HeadraceError
 from media.packet import Gap, Packet
-from media.track import Kind, Track
+from media.track import Kind
 from packager.presentation import Presentation
-from transcode.cuts import Cutter, Mode
 from transcode.plan import Plan
-from transcode.pool import Job, Pool
+from transcode.pool import Pool
 
 log = structlog.get_logger(__name__)
 
 TRACK_WAIT_S = 0.7
 """How long a second kind of track is waited for after the first packet; encoders announce both at once."""
+SETTLE_S = {"srt": 0.4, "whip": 0.0}
+"""Media time for which further tracks are waited for once there is video and audio, by protocol: MPEG-TS packs up to a
+third of a second of sound into one unit; WebRTC has one track of each kind."""
+SETTLE_ELSE_S = 0.1
 HELD_PACKETS = 2000
-"""Bound on packets held while tracks are found out and a worker is fetched; then the oldest GOP is dropped."""
+"""Bound on packets held while tracks are found out and a worker is fetched; then the oldest is dropped."""
+NOTICES = 20
+
+
+SETTLE_S = 0.5
+"""After a publisher is lost, what it sent last is given so long to come out of the encoders."""
 
 
 class State(Enum):
@@ -47,10 +56,6 @@ class State(Enum):
     LIVE = "live"
     INTERRUPTED = "interrupted"
     ENDED = "ended"
-
-
-Planner = Callable[[Track | None, Track | None, bool], Plan]
-"""(video, audio, may the video be passed through) -> what is copied and what is encoded."""
 
 
 class Broadcast:
@@ -68,6 +73,7 @@ class Broadcast:
         reconnect_window_s: float,
         on_end: Callable[[Broadcast], None],
         after: asyncio.Task[None] | None = None,
+        limits: LimitSettings | None = None,
     ) -> None:
         """`after`: the last work of the broadcast that used `presentation` before; it is waited for."""
         self.id = id
@@ -77,6 +83,8 @@ class Broadcast:
         self.started = time.time()
         self.ended: float | None = None
         self.end_reason = ""
+        self.limit = ""
+        """Which limit ended it (`control.limits`); empty for none."""
         self.notices: list[str] = []
         self.meter = Meter()
         self.session: Session | None = None
@@ -85,25 +93,29 @@ class Broadcast:
         self.dropped_packets = 0
         self.reconnect_window_s = reconnect_window_s
         self.transcode_stats: dict[str, float | str] = {}
+        self.distributor = Distributor(presentation, planner, segment_s=segment_s, notice=self._notice)
+        self._limit_settings = limits or LimitSettings()
+        self._limits = Limits(self._limit_settings)
         self._pool = pool
-        self._planner = planner
         self._on_end = on_end
         self._after = after
-        self._cutter = Cutter(segment_s, lambda: time.time_ns() // 1000)
-        self._plan: Plan | None = None
-        self._job: Job | None = None
+        self._planned = self._shown = False
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._held: list[Packet | Gap] | None = []
-        self._tracks: dict[int, Track] = {}
-        self._video: Track | None = None
-        self._audio: Track | None = None
-        self._passed: dict[Kind, str] = {}
-        self._tail = ""
-        """The rendition that was passed through until the cut at `_tail_pts`: frames shown before that are its own."""
-        self._tail_pts = 0
+        self._settled_pts: int | None = None
         self._end_pts = 0
         self._last_arrival = time.monotonic()
+
+    @property
+    def plan(self) -> Plan:
+        """What is copied and what is encoded now."""
+        return self.distributor.plan
+
+    @property
+    def max_bitrate_bits(self) -> int:
+        """The limit that holds for its publisher."""
+        return self._limit_settings.max_bitrate_bits
 
     # -- publishers come and go -------------------------------------------------------------------------------
 
@@ -115,6 +127,8 @@ class Broadcast:
         self.sessions += 1
         self.last_key_id = session.key_id
         self._cancel_timer()
+        self._limits = Limits(self._limit_settings)
+        self.meter.restart()
         if self.sessions > 1:
             self._hold([Gap(None, self._end_pts, self._end_pts, "publisher_reconnect")])
         self.state = State.STARTING
@@ -136,13 +150,19 @@ class Broadcast:
         if self.state is State.ENDED:
             return
         final = reason is EndReason.FINISHED or stopped in (StopReason.KICKED, StopReason.UNUSABLE, StopReason.LIMIT)
-        if final or self._plan is None or self.reconnect_window_s <= 0:
+        if final or not self._planned or self.reconnect_window_s <= 0:
             self.end(stopped.value if stopped else reason.value)
             return
         self.state = State.INTERRUPTED
         self._cancel_timer()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.reconnect_window_s, self.end, "reconnect_window_over")
+        self._timer = loop.call_later(min(SETTLE_S, self.reconnect_window_s), self._settle)
+
+    def _settle(self) -> None:
+        """The publisher is gone and its last pictures are through the encoders: viewers need not wait for more."""
+        self.presentation.pause()
+        left_s = max(0.0, self.reconnect_window_s - SETTLE_S)
+        self._timer = asyncio.get_running_loop().call_later(left_s, self.end, "reconnect_window_over")
 
     def stop(self, reason: StopReason, text: str) -> None:
         """End the broadcast from our side."""
@@ -166,10 +186,16 @@ class Broadcast:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-        if self._job is not None:
-            await self._job.close(drain=True)
-            self._job = None
+        if self.distributor.job is not None:
+            await self.distributor.job.close(drain=True)
+            self.distributor.job = None
+        self.distributor.close()
+        if self._shown:
             self.presentation.end()
+
+    def use(self, planner: Planner) -> None:
+        """Another ladder; takes effect at the next cut."""
+        self.distributor.use(planner)
 
     # -- packets ----------------------------------------------------------------------------------------------
 
@@ -179,6 +205,8 @@ class Broadcast:
             return
         now = time.monotonic()
         if isinstance(item, Packet):
+            if item.track is not self.distributor.tracks.get(item.track.id) and not self._allowed(item):
+                return
             self._last_arrival = now
             end = rescale(item.dts + item.duration, item.track.timescale, VIDEO_TIMESCALE)
             self._end_pts = max(self._end_pts, end, rescale(item.pts, item.track.timescale, VIDEO_TIMESCALE))
@@ -186,25 +214,52 @@ class Broadcast:
         else:
             self.meter.gap()
         if self._held is None:
-            self.take(item)
+            self.distributor.take(item)
             return
         self._held.append(item)
         if len(self._held) > HELD_PACKETS:
             self.dropped_packets += 1
             self._held.pop(0)
         if isinstance(item, Packet) and self._opening is None:
-            self._find_tracks(item.track)
+            self._find_tracks(item)
+
+    def _allowed(self, packet: Packet) -> bool:
+        """Whether the packet's track, which is new or changed, keeps to the limits."""
+        finding = self._limits.track(packet.track)
+        if finding is not None:
+            self._enforce(finding)
+        return finding is None
+
+    def _enforce(self, finding: Finding) -> None:
+        self._notice(finding.text)
+        if finding.final and self.session is not None:
+            self.limit = finding.slug
+            self.session.stop(StopReason.LIMIT, finding.text)
+
+    def tick(self, now: float, wall: float) -> None:
+        """Once a second: measure, and look at the limits. `now`: monotonic; `wall`: since the epoch; seconds."""
+        sample = self.meter.tick(now, wall)
+        if sample is not None and self.session is not None and not self.session.stopping:
+            for finding in self._limits.second(sample):
+                self._enforce(finding)
 
     def _hold(self, items: list[Packet | Gap]) -> None:
         """Keep what comes until the tracks of the session are known and its worker is there."""
         self._held = items + (self._held or [])
-        self._tracks = {}
+        self._settled_pts = None
+        self.distributor.reset()
 
-    def _find_tracks(self, track: Track) -> None:
-        first = not self._tracks
-        self._tracks[track.id] = track
-        if {t.kind for t in self._tracks.values()} == {Kind.VIDEO, Kind.AUDIO}:
-            self._assemble()
+    def _find_tracks(self, packet: Packet) -> None:
+        tracks, track = self.distributor.tracks, packet.track
+        first = not len(tracks)
+        tracks.put(track)
+        if tracks.kinds == {Kind.VIDEO, Kind.AUDIO}:
+            at = rescale(packet.dts, track.timescale, VIDEO_TIMESCALE)
+            if self._settled_pts is None:
+                protocol = self.session.protocol if self.session else ""
+                self._settled_pts = at + int(SETTLE_S.get(protocol, SETTLE_ELSE_S) * VIDEO_TIMESCALE)
+            if at >= self._settled_pts:
+                self._assemble()
         elif first:
             self._cancel_timer()
             self._timer = asyncio.get_running_loop().call_later(TRACK_WAIT_S, self._assemble)
@@ -215,36 +270,23 @@ class Broadcast:
         self._cancel_timer()
         if self.state is State.ENDED or self._opening is not None:
             return
-        self._video = self._primary(Kind.VIDEO)
-        self._audio = self._primary(Kind.AUDIO)
-        self._cutter.mode = Mode.KEYFRAMES if self._video else Mode.GRID
-        plan = self._replan()
-        if self._job is None:
+        plan = self.distributor.begin()
+        self._planned = True
+        if self.distributor.job is None:
             self._opening = asyncio.get_running_loop().create_task(self._open(plan), name=f"open-{self.id}")
             return
-        self.presentation.declare(plan.renditions)
-        self._job.change(plan)
+        self.distributor.declare()
         self._go_live()
-
-    def _primary(self, kind: Kind) -> Track | None:
-        return min((t for t in self._tracks.values() if t.kind is kind), key=lambda t: t.id, default=None)
-
-    def _replan(self) -> Plan:
-        plan = self._planner(self._video, self._audio, self._cutter.mode is Mode.KEYFRAMES)
-        if not any(r.passthrough for r in plan.renditions if r.kind is Kind.VIDEO):
-            self._cutter.mode = Mode.GRID
-        self._passed = {r.kind: r.name for r in plan.renditions if r.passthrough}
-        self._plan = plan
-        return plan
 
     async def _open(self, plan: Plan) -> None:
         if self._after is not None:
             await asyncio.wait({self._after})
         if self.presentation.ended:
             self.presentation.restart()
-        self.presentation.declare(plan.renditions)
+        self._shown = True
+        self.distributor.declare()
         try:
-            self._job = await self._pool.open(plan, self, name=self.stream)
+            self.distributor.job = await self._pool.open(plan, self, name=self.stream)
         except HeadraceError as error:
             self.failed(error.text, "")
         self._opening = None
@@ -253,67 +295,9 @@ class Broadcast:
     def _go_live(self) -> None:
         held, self._held = self._held or [], None
         self.state = State.LIVE if self.session is not None else State.INTERRUPTED
-        self._log().info("broadcast_live", renditions=[r.name for r in self._plan.renditions] if self._plan else [])
+        self._log().info("broadcast_live", renditions=[r.name for r in self.plan.renditions])
         for item in held:
-            self.take(item)
-
-    def _track_changed(self, track: Track) -> None:
-        """A track that was not there before, or whose configuration is another: plan anew from the next cut on."""
-        known = self._tracks.get(track.id)
-        self._tracks[track.id] = track
-        if track != self._primary(track.kind):
-            return  # not one of those that are shown
-        self._log().info("track_changed", track=track.id, kind=track.kind.value, new=known is None)
-        if known is None or track.kind is Kind.VIDEO:
-            self._cutter.restart("track_added" if known is None else "config_change")
-        else:
-            self._cutter.mark("config_change")
-        self._held = self._held or []
-        self._assemble()
-
-    def take(self, item: Packet | Gap) -> None:
-        """Hand one item to cutter, packager and transcoder."""
-        if isinstance(item, Gap):
-            self._cutter.restart(item.reason)
-            if item.reason == "publisher_reconnect":
-                self.presentation.interrupted(item.start)
-            if self._job is not None:
-                self._job.write(item)
-            return
-        if self._held is None and item.track is not self._tracks.get(item.track.id):
-            if item.track != self._tracks.get(item.track.id):
-                self._track_changed(item.track)
-                if self._held is not None:
-                    self._held.append(item)
-                    return
-            self._tracks[item.track.id] = item.track
-        reference = self._video or self._audio
-        if reference is not None and item.track.id == reference.id:
-            cut = self._cutter.feed(item)
-            if cut is not None:
-                self._cut(cut)
-        if self._cutter.last is None:
-            return  # nothing can be shown before the first keyframe
-        name = self._passed.get(item.track.kind)
-        if item.track is self._video and item.pts < self._tail_pts:
-            name = self._tail
-        if name is not None:
-            self.presentation.write(name, item)
-        if self._job is not None:
-            self._job.write(item)
-
-    def _cut(self, cut: Cut) -> None:
-        passed = Kind.VIDEO in self._passed
-        if passed and self._cutter.mode is Mode.GRID and self._video is not None:
-            self._notice("keyframes are too far apart or irregular: the source is encoded anew; set 2 s in the encoder")
-            self._tail, self._tail_pts = self._passed[Kind.VIDEO], cut.pts
-            plan = self._replan()
-            self.presentation.declare(plan.renditions)
-            if self._job is not None:
-                self._job.change(plan)
-        self.presentation.cut(cut)
-        if self._job is not None:
-            self._job.write(cut)
+            self.distributor.take(item)
 
     # -- the transcoder's news (transcode.ports.Sink) ---------------------------------------------------------
 
@@ -323,70 +307,32 @@ class Broadcast:
     def restarted(self, reason: str, log: str) -> None:
         self._log().warning("transcoder_restarted", reason=reason, worker_log=log)
         self._notice(f"the transcoder was replaced: {reason}")
-        if self._plan is not None:
-            self.presentation.lost([r.name for r in self._plan.renditions if not r.passthrough])
-        self._cutter.mark("transcoder_restart")
+        self.presentation.lost([r.name for r in self.plan.renditions if not r.passthrough])
+        self.distributor.cutter.mark("transcoder_restart")
         if self.session is not None:
             self.session.want_keyframe()
 
     def failed(self, reason: str, log: str) -> None:
         self._log().error("transcoder_failed", reason=reason, worker_log=log)
         self._notice(f"the transcoder gave up: {reason}; only what the encoder sends is on air")
-        self._job = None
+        self.distributor.job = None
 
     def stats(self, values: Mapping[str, float | str]) -> None:
+        notice = values.get("notice")
+        if notice is not None:
+            self._notice(f"transcoder: {notice}")
         self.transcode_stats.update(values)
 
     def thumbnail(self, jpeg: bytes) -> None:
         self.presentation.thumbnail = jpeg
 
-    # -- what operators see -----------------------------------------------------------------------------------
-
-    def describe(self) -> dict[str, Any]:
-        """The broadcast for API and dashboard; JSON-able."""
-        sample = self.meter.history[-1] if self.meter.history else None
-        session = self.session
-        return {
-            "id": self.id,
-            "stream": self.stream,
-            "state": self.state.value,
-            "started": self.started,
-            "ended": self.ended,
-            "end_reason": self.end_reason,
-            "publisher": session and session.describe(),
-            "sessions": self.sessions,
-            "video": self._video and _describe(self._video),
-            "audio": self._audio and _describe(self._audio),
-            "source": sample
-            and {
-                "bitrate_bits": sample.bitrate_bits,
-                "frame_rate": sample.frame_rate,
-                "keyframe_interval_s": sample.keyframe_interval_s,
-                "av_offset_ms": sample.av_offset_ms,
-                "jitter_ms": sample.jitter_ms,
-                "gaps": self.meter.gaps_total,
-                "bytes": self.meter.bytes_total,
-                **sample.protocol,
-            },
-            "health": verdict(sample, self._video),
-            "renditions": [
-                {"name": r.name, "codec": r.codec.value, "passthrough": r.passthrough, "width": r.width,
-                 "height": r.height, "bitrate_bits": r.bitrate}
-                for r in (self._plan.renditions if self._plan else ())
-            ],
-            "cutting": self._cutter.mode.value,
-            "dropped_packets": self.dropped_packets,
-            "transcode": dict(self.transcode_stats),
-            "notices": self.notices[-20:],
-        }  # fmt: skip
-
-    def history(self) -> list[dict[str, Any]]:
-        """The last ten minutes of the source, a sample a second."""
-        return [{**asdict(sample), "protocol": dict(sample.protocol)} for sample in self.meter.history]
+    # ---------------------------------------------------------------------------------------------------------
 
     def _notice(self, text: str) -> None:
-        self.notices.append(text)
-        del self.notices[:-20]
+        """Something an operator and the publisher should know. What repeats itself is told once in a row."""
+        if self.notices[-1:] != [text]:
+            self.notices.append(text)
+            del self.notices[:-NOTICES]
         self._log().warning("broadcast_notice", text=text)
 
     def _cancel_timer(self) -> None:
@@ -397,10 +343,3 @@ class Broadcast:
     def _log(self) -> structlog.stdlib.BoundLogger:
         bound: structlog.stdlib.BoundLogger = log.bind(stream=self.stream, broadcast=self.id)
         return bound
-
-
-def _describe(track: Track) -> dict[str, Any]:
-    if track.kind is Kind.VIDEO:
-        rate = float(track.frame_rate) if track.frame_rate else None
-        return {"codec": track.codec.value, "width": track.width, "height": track.height, "frame_rate": rate}
-    return {"codec": track.codec.value, "sample_rate": track.sample_rate, "channels": track.channels}

@@ -15,9 +15,11 @@ from typing import Any
 
 import structlog
 
-from control.broadcast import Broadcast, Planner, State
+from control.broadcast import Broadcast, State
+from control.distributor import Planner
 from control.keys import Grant
 from ingest.ports import StopReason
+from ingest.settings import LimitSettings
 from packager.presentation import Presentation
 from packager.settings import PackagerSettings
 from transcode.pool import Pool
@@ -33,11 +35,22 @@ Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 class Broadcasts:
     """Lives on the core's event loop. `spawn` starts a task that the node owns."""
 
-    def __init__(self, pool: Pool, packaging: PackagerSettings, spawn: Spawn, *, keep_ended_s: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        packaging: PackagerSettings,
+        spawn: Spawn,
+        *,
+        keep_ended_s: float,
+        limits: LimitSettings | None = None,
+    ) -> None:
         self._pool = pool
         self._packaging = packaging
         self._spawn = spawn
         self._keep_ended_s = keep_ended_s
+        self._limits = limits or LimitSettings()
+        self.limit_ends: dict[str, int] = {}
+        """Broadcasts that a limit ended, by limit."""
         self._live: dict[str, Broadcast] = {}
         self._shown: dict[str, Presentation] = {}
         self._ended_at: dict[str, float] = {}
@@ -65,6 +78,7 @@ class Broadcasts:
             reconnect_window_s=grant.settings.reconnect_window_s,
             on_end=lambda ended: self._ended(grant, ended),
             after=self._finishing.get(grant.playback_id),
+            limits=self._limits,
         )
         self._live[grant.stream_id] = broadcast
         self._ended_at.pop(grant.playback_id, None)
@@ -74,6 +88,8 @@ class Broadcasts:
         if self._live.get(grant.stream_id) is broadcast:
             del self._live[grant.stream_id]
         self.history.append(broadcast)
+        if broadcast.limit:
+            self.limit_ends[broadcast.limit] = self.limit_ends.get(broadcast.limit, 0) + 1
         self._ended_at[grant.playback_id] = time.monotonic()
         self._finishing[grant.playback_id] = self._spawn(broadcast.finish())
 
@@ -103,7 +119,7 @@ class Broadcasts:
         """Measure, and forget what ended long ago."""
         now, wall = time.monotonic(), time.time()
         for broadcast in self._live.values():
-            broadcast.meter.tick(now, wall)
+            broadcast.tick(now, wall)
         for playback_id, at in list(self._ended_at.items()):
             if now - at > self._keep_ended_s:
                 self._shown.pop(playback_id, None)

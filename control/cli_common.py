@@ -52,7 +52,7 @@ def pairs(values: Iterable[str] | None) -> dict[str, Any]:
             found[name] = json.loads(value)
         except ValueError:
             found[name] = value or None
-        if name == "ladder" and isinstance(found[name], str):
+        if name in ("ladder", "audio_tracks") and isinstance(found[name], str):
             found[name] = [] if value == "none" else [part.strip() for part in value.split(",")]
     return found
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import structlog
 
-from control.broadcast import Broadcast, Planner
+from control.broadcast import Broadcast
 from control.broadcasts import Broadcasts
+from control.distributor import Planner
 from control.keys import Grant, Keys
 from control.session import Session
 from control.snapshot import Change, ChangeKind

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from control.ports import Node
 from control.services import Services
+from control.verdict import WORDS
 
 LABELS = ("stream", "broadcast")
 
@@ -24,6 +25,8 @@ _SOURCE: Mapping[str, tuple[str, str]] = {
     "keyframe_interval_s": ("headrace_ingest_keyframe_interval_seconds", "Mean distance of keyframes."),
     "av_offset_ms": ("headrace_ingest_av_offset_milliseconds", "Newest audio less newest video."),
     "jitter_ms": ("headrace_ingest_jitter_milliseconds", "Spread of arrival against media time."),
+    "delay_ms": ("headrace_ingest_delay_milliseconds", "How much later than at its best the source arrives."),
+    "keyframe_spread_s": ("headrace_ingest_keyframe_spread_seconds", "Longest less shortest keyframe interval."),
     "rtt_ms": ("headrace_ingest_rtt_milliseconds", "Round-trip time as the protocol knows it."),
     "loss_ratio": ("headrace_ingest_loss_ratio", "Packets lost, as the protocol knows it."),
 }
@@ -35,6 +38,8 @@ _TRANSCODE: Mapping[str, tuple[str, str]] = {
 _COUNTERS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("source", "bytes"): ("headrace_ingest_received_bytes", "Bytes of media received."),
     ("source", "gaps"): ("headrace_ingest_gaps", "Breaks of the source's time line."),
+    ("source", "lost"): ("headrace_ingest_lost", "Packets, frames or messages that did not arrive whole."),
+    ("source", "sent_again"): ("headrace_ingest_sent_again", "Packets that came at the second attempt."),
     ("transcode", "frames"): ("headrace_transcode_frames", "Frames decoded."),
     ("transcode", "dropped_frames"): ("headrace_transcode_dropped_frames", "Frames that were not encoded."),
     ("transcode", "restarts"): ("headrace_transcode_restarts", "Workers that died and were replaced."),
@@ -58,6 +63,7 @@ class CoreCollector(Collector):
             ready.add_metric([part], float(works))
         yield ready
         yield from self._gate()
+        yield from self._refusals()
         yield from _of_broadcasts(live)
 
     def _gate(self) -> Iterator[Metric]:
@@ -69,6 +75,18 @@ class CoreCollector(Collector):
         dropped = CounterMetricFamily("headrace_control_audit_dropped_entries", "Audit entries that were lost.")
         dropped.add_metric([], self._services.audit.dropped)
         yield dropped
+
+    def _refusals(self) -> Iterator[Metric]:
+        texts = {
+            "publishers": ("headrace_control_refused_publishers", "Publishers that were not admitted.", "reason"),
+            "limits": ("headrace_control_limit_ends", "Broadcasts that a limit ended.", "limit"),
+        }
+        counts = self._node.refusals()
+        for section, (name, text, label) in texts.items():
+            counter = CounterMetricFamily(name, text, labels=[label])
+            for slug, count in sorted(counts.get(section, {}).items()):
+                counter.add_metric([slug], count)
+            yield counter
 
 
 def _of_broadcasts(live: list[Mapping[str, Any]]) -> Iterator[Metric]:
@@ -89,6 +107,12 @@ def _of_broadcasts(live: list[Mapping[str, Any]]) -> Iterator[Metric]:
         if isinstance(count, (int, float)):
             dropped.add_metric(_labels(broadcast), count)
     yield dropped
+    health = GaugeMetricFamily("headrace_ingest_health", "2 excellent, 1 acceptable, 0 poor.", labels=LABELS)
+    for broadcast in live:
+        word = (broadcast.get("health") or {}).get("verdict")
+        if word in WORDS:
+            health.add_metric(_labels(broadcast), WORDS.index(word))
+    yield health
 
 
 def _values(live: list[Mapping[str, Any]], section: str, field: str) -> Iterator[tuple[list[str], float]]:

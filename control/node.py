@@ -67,7 +67,9 @@ class Node:
         self._background: set[asyncio.Task[None]] = set()
         self.pool = Pool(settings.transcode)
         self.planning = Planning(settings.transcode)
-        self.broadcasts = Broadcasts(self.pool, settings.packager, self._spawn, keep_ended_s=KEEP_ENDED_S)
+        self.broadcasts = Broadcasts(
+            self.pool, settings.packager, self._spawn, keep_ended_s=KEEP_ENDED_S, limits=settings.limits
+        )
         self.gate = Gate(services.keys, self.broadcasts, settings.limits, self.planning.planner)
         self.origin = Origin(self.broadcasts)
         self.edge: EdgePool | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from control.broadcast import Planner
+from control.distributor import Planner
 from control.stream_settings import StreamSettings
+from control.tracks import named
 from media.errors import Refused
 from media.track import Track
 from transcode.hardware import Hardware
@@ -47,9 +49,17 @@ class Planning:
         """The planner of one broadcast. Raises `Refused` where the stream's ladder does not exist."""
         ladder = ladder_of(stream, self._settings)
 
-        def plan(video: Track | None, audio: Track | None, passthrough: bool) -> Plan:
+        def plan(video: Sequence[Track], audio: Sequence[Track], passthrough: bool) -> Plan:
+            sound = named(audio, stream.audio_tracks)
             return make_plan(
-                video, audio, ladder, passthrough=passthrough, hardware=self.hardware, settings=self._settings
+                video[0] if video else None,
+                sound[0] if sound else None,
+                ladder,
+                passthrough=passthrough,
+                hardware=self.hardware,
+                settings=self._settings,
+                more_video=video[1:],
+                more_audio=sound[1:],
             )
 
         return plan

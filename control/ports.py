@@ -29,6 +29,10 @@ class Node(Protocol):
         """Encoders and devices as probed; None while probing goes on."""
         ...
 
+    def refusals(self) -> Mapping[str, Mapping[str, int]]:
+        """Counts by reason: `publishers` that were not admitted, `limits` that ended a broadcast."""
+        ...
+
     async def metrics(self) -> str:
         """Metrics of other processes (edge workers) as Prometheus text; empty where there are none."""
         ...

@@ -44,6 +44,11 @@ class Session:
     def id(self) -> str:
         return self.broadcast.id
 
+    @property
+    def stopping(self) -> bool:
+        """True once the server has asked the encoder to go."""
+        return self._stopped is not None
+
     def origin(self) -> int:
         return self.broadcast.origin()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from control.describe import describe, history
 from ingest.ports import StopReason
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ class Status:
         return self._node.parts()
 
     def broadcasts(self) -> Sequence[Mapping[str, Any]]:
-        return [b.describe() for b in self._node.broadcasts.all()]
+        return [describe(b) for b in self._node.broadcasts.all()]
 
     def broadcast(self, broadcast_id: str) -> Mapping[str, Any] | None:
         found = self._node.broadcasts.find(broadcast_id)
-        return None if found is None else {**found.describe(), "history": found.history()}
+        return None if found is None else {**describe(found), "history": history(found)}
 
     async def stop_broadcast(self, broadcast_id: str) -> bool:
         found = self._node.broadcasts.find(broadcast_id)
@@ -37,6 +38,9 @@ class Status:
     def hardware(self) -> Mapping[str, Any] | None:
         found = self._node.planning.hardware
         return None if found is None else found.as_json()
+
+    def refusals(self) -> Mapping[str, Mapping[str, int]]:
+        return {"publishers": dict(self._node.gate.refusals), "limits": dict(self._node.broadcasts.limit_ends)}
 
     async def metrics(self) -> str:
         edge = self._node.edge

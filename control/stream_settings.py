@@ -27,6 +27,11 @@ class StreamSettings(BaseModel):
         default=None,
         description="Rungs under the source, e.g. `720p,480p`; empty for none; unset for the server's own ladder.",
     )
+    audio_tracks: tuple[str, ...] = Field(
+        default=(),
+        description="`LANGUAGE:NAME` for each audio track in order, over what the publisher says, e.g. "
+        "`en:English,de:Commentary`; either part may be empty.",
+    )
     srt_passphrase: Literal["off", "required"] = Field(
         default="off",
         description="Whether SRT callers must encrypt with the passphrase that is shown beside each key.",

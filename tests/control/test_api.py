@@ -54,6 +54,9 @@ class StillNode:
     def hardware(self) -> Mapping[str, Any] | None:
         return {"cpus": 2, "trials": []}
 
+    def refusals(self) -> Mapping[str, Mapping[str, int]]:
+        return {"publishers": {"node_full": 2}, "limits": {"bitrate": 1}}
+
     async def metrics(self) -> str:
         return 'headrace_edge_requests_total{result="hit"} 5.0\n'
 

@@ -11,7 +11,8 @@ import av
 import pytest
 
 from control.broadcast import Broadcast, State
-from control.planning import ladder_of
+from control.describe import describe
+from control.planning import Planning, ladder_of
 from control.session import Session
 from control.stream_settings import StreamSettings
 from ingest.ports import EndReason, PublishRequest, StopReason
@@ -22,7 +23,7 @@ from media.packet import Gap, Packet
 from media.track import Codec, Track
 from packager.presentation import Presentation
 from packager.settings import PackagerSettings
-from transcode.plan import Plan, make_plan
+from transcode.plan import Plan
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
 
@@ -82,10 +83,8 @@ class Bench:
         self.pool = PoolDouble()
         self.ended: list[Broadcast] = []
         settings = TranscodeSettings()
-        ladder = ladder_of(StreamSettings(ladder=("360p",)), settings)
-
-        def planner(video: Track | None, audio: Track | None, passthrough: bool) -> Plan:
-            return make_plan(video, audio, ladder, passthrough=passthrough, hardware=None, settings=settings)
+        self.planning = Planning(settings)
+        planner = self.planning.planner(StreamSettings(ladder=("360p",)))
 
         self.presentation = Presentation("p", PackagerSettings())
         self.broadcast = Broadcast(
@@ -200,7 +199,7 @@ async def test_long_gop_has_the_source_encoded_from_a_discontinuity_on(sources: 
     changed = bench.pool.job.plans[-1]
     assert [r.name for r in changed.renditions if r.passthrough] == ["audio"]
     assert changed.renditions[0].name == "source"
-    assert bench.broadcast.describe()["notices"]
+    assert describe(bench.broadcast)["notices"]
 
 
 async def test_video_that_comes_later_than_audio_gets_its_renditions(sources: tuple[Track, Track]) -> None:
@@ -212,7 +211,7 @@ async def test_video_that_comes_later_than_audio_gets_its_renditions(sources: tu
     assert [r.name for r in bench.presentation.renditions] == ["audio"]
     await feed(session, media(video, audio, 1, 5))
     assert [r.name for r in bench.presentation.renditions] == ["source", "360p", "audio"]
-    assert bench.broadcast.describe()["video"]["height"] == 368
+    assert describe(bench.broadcast)["video"]["height"] == 368
 
 
 async def test_dead_worker_makes_the_next_cut_a_discontinuity(sources: tuple[Track, Track]) -> None:
