@@ -38,10 +38,10 @@ log = structlog.get_logger(__name__)
 
 TRACK_WAIT_S = 0.7
 """How long a second kind of track is waited for after the first packet; encoders announce both at once."""
-SETTLE_S = {"srt": 0.4, "whip": 0.0}
+MORE_TRACKS_S = {"srt": 0.4, "whip": 0.0}
 """Media time for which further tracks are waited for once there is video and audio, by protocol: MPEG-TS packs up to a
 third of a second of sound into one unit; WebRTC has one track of each kind."""
-SETTLE_ELSE_S = 0.1
+MORE_TRACKS_ELSE_S = 0.1
 HELD_PACKETS = 2000
 """Bound on packets held while tracks are found out and a worker is fetched; then the oldest is dropped."""
 NOTICES = 20
@@ -257,7 +257,7 @@ class Broadcast:
             at = rescale(packet.dts, track.timescale, VIDEO_TIMESCALE)
             if self._settled_pts is None:
                 protocol = self.session.protocol if self.session else ""
-                self._settled_pts = at + int(SETTLE_S.get(protocol, SETTLE_ELSE_S) * VIDEO_TIMESCALE)
+                self._settled_pts = at + int(MORE_TRACKS_S.get(protocol, MORE_TRACKS_ELSE_S) * VIDEO_TIMESCALE)
             if at >= self._settled_pts:
                 self._assemble()
         elif first:
