@@ -124,6 +124,22 @@ class Presentation:
         self._barrier = None
         self._pump()
 
+    def pause(self) -> None:
+        """The publisher is gone, perhaps to come back: open segments end where they are, so that no viewer waits for
+        the rest of them."""
+        if self.ended:
+            return
+        for name, found in self._lanes.items():
+            try:
+                events = found.end()
+            except HeadraceError as error:
+                self._unusable(name, error)
+                continue
+            if events:
+                self._steps().push(name, events, self._clock())
+        if self._lockstep is not None:
+            self._apply(self._lockstep.flush())
+
     def interrupted(self, pts: int) -> None:
         """The publisher was away and is back: what is shown from `pts` (90 kHz) on belongs to the next cut. Without
         this, sound that comes before the first keyframe would be taken for the end of what was before."""
@@ -165,15 +181,7 @@ class Presentation:
         """Nothing more will come. Idempotent."""
         if self.ended:
             return
-        for name, found in self._lanes.items():
-            try:
-                events = found.end()
-            except HeadraceError as error:
-                self._unusable(name, error)
-                continue
-            if events:
-                self._steps().push(name, events, self._clock())
-        self._apply(self._steps().flush())
+        self.pause()
         self.ended = True
         self._touch()
         longest_s = (self.settings.window_segments + 2) * self.settings.segment_s

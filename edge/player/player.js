@@ -17,8 +17,9 @@
   const CATCH_UP = 1.1; // playback rate while the latency is too large: converges, and is hardly heard
   const POLL_MIN_MS = 2000;
   const POLL_MAX_MS = 10000;
-  const STALL_MS = 8000; // no progress for so long while playing: start anew
-  const SKIP_MS = 2000; // no progress for so long although there is newer video: go there
+  const STALL_MS = 8000; // no progress for so long although the stream goes on: start anew
+  const SKIP_MS = 4000; // the same, but first try to go where newer video is
+  const LOOK_MS = 2000; // how often a standing player looks whether the stream goes on; more than a part's duration
   const BEHIND_S = 8; // further than this behind where we want to be, catching up would take too long: jump
 
   const shared = (window.headrace = {
@@ -255,6 +256,28 @@
     return video.seekable.length ? video.seekable.end(video.seekable.length - 1) - target() : 0;
   }
 
+  // A player that stands still is left alone while nothing new comes: its engine goes on by itself when the
+  // broadcaster is back, and a new start would lose the place. Only when the stream goes on without it we step in.
+  let lastLook = 0;
+  let lastSeen = "";
+  let runningSince = 0;
+  let away = false;
+  async function look(mine) {
+    try {
+      const answer = await fetch(hlsUrl, { cache: "no-store" });
+      const first = answer.ok && (await answer.text()).split("\n").find((line) => line && !line.startsWith("#"));
+      const text = first ? await (await fetch(new URL(first, hlsUrl), { cache: "no-store" })).text() : "";
+      if (mine !== generation) return;
+      if (!first || text.includes("#EXT-X-ENDLIST")) return lost(mine, "The stream is offline");
+      if (text === lastSeen) runningSince = 0;
+      else if (lastSeen) runningSince = runningSince || performance.now();
+      away = text === lastSeen;
+      lastSeen = text;
+    } catch {
+      runningSince = runningSince || performance.now(); // nobody answers: start anew in the end
+    }
+  }
+
   let lastTime = -1;
   let lastMoved = performance.now();
   let lastJump = 0;
@@ -268,6 +291,9 @@
     if (video.currentTime !== lastTime) {
       lastTime = video.currentTime;
       lastMoved = now;
+      lastSeen = "";
+      runningSince = 0;
+      away = false;
       if (!video.paused) {
         pollMs = POLL_MIN_MS;
         say("playing", "");
@@ -280,12 +306,17 @@
       lastMoved = now;
       if (video.readyState > 1) say("paused", "paused");
     } else if (now - lastMoved > 1000) {
-      say("waiting", "buffering");
-      if (now - lastMoved > STALL_MS) {
+      if (now - lastLook > LOOK_MS) {
+        lastLook = now;
+        look(generation);
+      }
+      const goesOn = runningSince && now - runningSince;
+      say("waiting", away ? "waiting for the broadcaster" : "buffering");
+      if (goesOn > STALL_MS) {
         lastMoved = now;
         lost(generation, "Reconnecting");
-      } else if (now - lastMoved > SKIP_MS && now - lastJump > SKIP_MS && newer() > video.currentTime + 1) {
-        lastJump = now; // a hole, such as a publisher's reconnect leaves
+      } else if (goesOn > SKIP_MS && now - lastJump > SKIP_MS && newer() > video.currentTime + 1) {
+        lastJump = now;
         goLive();
       }
     }

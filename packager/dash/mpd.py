@@ -26,6 +26,9 @@ _CHANNELS = "urn:mpeg:dash:23003:3:audio_channel_configuration:2011"
 _VIDEO_SETS = {Codec.H264: 1, Codec.HEVC: 2, Codec.AV1: 3}
 _AUDIO_SETS = 100
 
+SPREAD_S = Fraction(1, 4)
+"""How far apart the renditions of a Period may end, and a Period from the next, to count as the same instant."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -59,7 +62,8 @@ def render(entries: Sequence[Entry], windows: Mapping[str, Window], facts: Facts
     periods: list[str] = []
     total = Fraction(0)
     for position, era in enumerate(eras):
-        found = _period(entries, windows, facts, era, last=position == len(eras) - 1, begin=total)
+        following = eras[position + 1] if position + 1 < len(eras) else None
+        found = _period(entries, windows, facts, era, following, begin=total)
         if found is not None:
             periods.append(found[0])
             total += found[1]
@@ -94,7 +98,13 @@ def _root(facts: Facts, windows: Mapping[str, Window], target_s: int, total: Fra
 
 
 def _period(
-    entries: Sequence[Entry], windows: Mapping[str, Window], facts: Facts, era: int, *, last: bool, begin: Fraction
+    entries: Sequence[Entry],
+    windows: Mapping[str, Window],
+    facts: Facts,
+    era: int,
+    following: int | None,
+    *,
+    begin: Fraction,
 ) -> tuple[str, Fraction] | None:
     """The Period and its length in seconds (of what is listed); None where nothing of it is left."""
     listed = {e.rendition.name: segments_of(windows[e.rendition.name], era) for e in entries}
@@ -114,6 +124,14 @@ def _period(
         start = Fraction(opened.wall_us - facts.start_us, 1_000_000)
         length = max(ends) - Fraction(origin, VIDEO_TIMESCALE)
         times = f'start="{_duration(start)}"'
+        if following is not None:
+            # Where a publisher was away, media ends before the next Period starts. dash.js 5 asks for that next one
+            # only after the last segment has reached the end of this one; a few milliseconds short are enough to wait
+            # for ever, hence the end that comes first.
+            whole = min(end for end in ends if end > max(ends) - SPREAD_S) - Fraction(origin, VIDEO_TIMESCALE)
+            away = Fraction(facts.eras[following].wall_us - opened.wall_us, 1_000_000) - whole
+            if away > SPREAD_S:
+                times += f' duration="{_duration(Fraction(int(whole * 1000), 1000))}"'
     lines = [f'<Period id="p{era}" {times}>']
     for group in _sets(shown):
         lines += _adaptation_set(group, windows, listed, facts, opened, origin)
