@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from control import cli_keys, cli_server, cli_streams
+from control import cli_keys, cli_lint, cli_server, cli_streams
 from control.settings import SettingsError
 from media.errors import HeadraceError
 
@@ -23,6 +23,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     cli_server.add_to(app)
+    cli_lint.add_to(app)
     app.add_typer(cli_streams.make_app(), name="stream")
     app.add_typer(cli_keys.make_app(), name="key")
     return app

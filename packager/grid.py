@@ -28,10 +28,12 @@ MAX_RATE = 300
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """`length_s`: distance of part boundaries from each other, counted from the cut. `target_s`: PART-TARGET."""
+    """`length_s`: distance of part boundaries from each other, counted from the cut. `target_s`: PART-TARGET.
+    `segment_s`: nominal length of a segment."""
 
     length_s: Fraction
     target_s: Fraction
+    segment_s: int
 
 
 def choose(part_s: float, segment_s: int, renditions: Iterable[Rendition]) -> Grid:
@@ -46,7 +48,7 @@ def choose(part_s: float, segment_s: int, renditions: Iterable[Rendition]) -> Gr
     target = length + JITTER_S
     if any(r.kind is Kind.AUDIO for r in renditions):
         target = max(target, length + min(AUDIO_FRAME_S, length / 10))
-    return Grid(length, Fraction(math.ceil(target * 100_000), 100_000))
+    return Grid(length, Fraction(math.ceil(target * 100_000), 100_000), segment_s)
 
 
 def nominal_rate(rendition: Rendition, track: Track) -> Fraction | None:

@@ -45,6 +45,11 @@ class Part:
     data: bytes
     samples: int
 
+    @property
+    def gap(self) -> bool:
+        """Whether nothing came for this time: EXT-X-PART with GAP=YES."""
+        return not self.data
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

@@ -162,6 +162,8 @@ class Origin:
                 return replies.not_found("This part is not, or no longer, available.")
             if not await self._wait(presentation, name, deadline):
                 return replies.too_late("The part does not come.")
+        if part.gap:
+            return replies.not_found("Nothing came for this part.")
         return replies.media(
             (part.data,), _media_type(presentation, name), f"{presentation.epoch}-{name}-{msn}-{index}"
         )
@@ -174,7 +176,7 @@ class Origin:
             if segment is not None and segment.complete:
                 if segment.gap:
                     return replies.not_found("Nothing came for this segment.")
-                body = tuple(part.data for part in segment.parts)
+                body = tuple(part.data for part in segment.parts if part.data)
                 return replies.media(body, _media_type(presentation, name), f"{presentation.epoch}-{name}-{msn}")
             if segment is not None and segment.parts:
                 return presentation, name, msn
@@ -197,6 +199,8 @@ class Origin:
             if segment is None:
                 return  # gone from memory; left unfinished, so that nobody keeps the torso
             for part in segment.parts[sent:]:
+                if part.gap:
+                    continue
                 await send({"type": "http.response.body", "body": part.data, "more_body": True})
             sent = len(segment.parts)
             newest = shelf.segment(msn)

@@ -243,11 +243,24 @@ class Presentation:
         """What is available now, for each rendition that has something."""
         if not self._windows and self._grid is not None:
             self._windows = {
-                name: shelf.window(self.epoch, self.version, self.settings.segment_s, self._grid.target_s, self.ended)
+                name: shelf.window(
+                    self.epoch,
+                    self.version,
+                    self.settings.segment_s,
+                    self._grid.target_s,
+                    self.ended,
+                    self._next_cut(shelf),
+                )
                 for name, shelf in self.shelves.items()
                 if shelf.shows
             }
         return self._windows
+
+    def _next_cut(self, shelf: Shelf) -> int | None:
+        """Where the segment in the making will end, if that is known already."""
+        following = self._cuts.get(shelf.current.msn + 1) if shelf.current is not None else None
+        here = shelf.current.boundary.pts if shelf.current is not None else 0
+        return following.pts if following is not None and following.pts > here else None
 
     def track(self, rendition_name: str) -> Track | None:
         """The configuration of a rendition's newest segment."""

@@ -9,9 +9,13 @@ What comes out are events in order: `Opened`, then `Made` for each part, then `C
 which nothing came. The next number is always one higher.
 
 Decode times are the packets' own, moved by one constant for all tracks (`cuts.ORIGIN_S`), so tfdt + composition offset
-is always exactly the pts, without an edit list. Offsets below zero appear only where even that leaves a first decode
-time below zero. Not everywhere, although they would give all renditions the same tfdt at a cut: ffmpeg (5.1 and 9
-alike) delays video by the largest negative offset that it meets, and sound would be early by that much.
+is always exactly the pts, without an edit list. At a discontinuity the first frame is decoded when it is shown, and
+the few that follow are squeezed in behind it until the packets' own decode times are reached: hls.js maps the new
+timeline by the first decode time, and would otherwise leave a hole as long as the reordering.
+
+Offsets below zero appear only where even that leaves a first decode time below zero. Not everywhere, although they
+would give all renditions the same tfdt at a cut: ffmpeg (5.1 and 9 alike) delays video by the largest negative offset
+that it meets, and sound would be early by that much.
 """
 
 from __future__ import annotations
@@ -31,7 +35,10 @@ from packager.grid import JITTER_S, Grid, nominal_rate
 from packager.model import Boundary, Init, Part
 
 MAX_STRETCH_S = 1
-"""A hole up to this long is covered by the frame before it; a longer one stays a hole in the timeline."""
+"""A hole up to this long is covered by the frame before it, where the part has room; else by parts without bytes."""
+
+MAX_OVER_S = Fraction(45, 100)
+"""A segment longer than nominal by more than this would round to more than EXT-X-TARGETDURATION."""
 
 MAX_HELD = 500
 """Audio frames that wait for the first cut after an interruption: ten seconds, more than keyframes should be apart."""
@@ -105,7 +112,9 @@ class Lane:
         self._sequence = 0
         self._length = self._target = 0
         self._lead = 0
-        """How much later than it is decoded a segment's first frame is shown."""
+        """How much later than they are decoded a segment's frames are shown, without those that were squeezed."""
+        self._part_lead = 0
+        """The same of the part's first frame."""
 
     @property
     def timescale(self) -> int:
@@ -156,7 +165,7 @@ class Lane:
         self.lost = False
         self._part_index = 0
         self._end = start
-        self._lead = shown - start
+        self._lead = self._part_lead = shown - start
         assert self._init is not None
         events.append(Opened(boundary, self._init, shown, boundary.pts))
         return events
@@ -190,18 +199,22 @@ class Lane:
         boundary, scale = self._current, self.timescale
         assert boundary is not None
         cut_us = boundary.pts * 1_000_000 // VIDEO_TIMESCALE
-        shown = self._part_start + self._lead
+        shown = self._part_start + self._part_lead
         wall_us = boundary.wall_us + shown * 1_000_000 // scale - cut_us
         prefix = prft(self._part_start, wall_us)
         if self._part_index == 0:
             prefix = STYP + prefix
         self._sequence += 1
         data = chunk(self._sequence, self._part_start, self._samples, prefix)
-        duration = self._end - self._part_start
-        part = Part(self._part_index, shown, duration, self._samples[0].sync, data, len(self._samples))
+        part = Part(self._part_index, shown, self._filled(self._end), self._samples[0].sync, data, len(self._samples))
         self._part_index += 1
+        self._part_lead = self._lead
         self._samples = []
         return [Made(part, self.end_90k)]
+
+    def _filled(self, end: int) -> int:
+        """How long the part is shown if it ends at decode time `end`."""
+        return end + self._lead - self._part_start - self._part_lead
 
     def _fit(self, dts: int) -> list[Event]:
         """Let the timeline reach `dts` without a hole: durations told with the packet may prove wrong."""
@@ -209,18 +222,40 @@ class Lane:
         if hole == 0 and self._samples:
             return []
         if not self._samples:
-            self._part_start = self._end = dts
-            return []
+            if hole <= 0 or self._part_index == 0:
+                self._part_start = self._end = dts
+                return []
+            return self._absent(dts)
         last = self._samples[-1]
         duration = last.duration + hole
-        if duration <= 0 or hole > MAX_STRETCH_S * self.timescale or dts - self._part_start > self._target:
+        if duration <= 0:
             self.holes += 1
             events = self._close_part()
             self._part_start = self._end = dts
             return events
+        if hole > MAX_STRETCH_S * self.timescale or self._filled(dts) > self._target:
+            return self._close_part() + self._absent(dts)
         self._samples[-1] = last._replace(duration=duration)
         self._end = dts
         return []
+
+    def _absent(self, until: int) -> list[Event]:
+        """Parts without bytes (GAP=YES) up to decode time `until`; where the segment would become too long, it ends
+        here, and the rest is dropped up to the next cut."""
+        assert self._current is not None
+        self.holes += 1
+        opened = rescale(self._current.pts, VIDEO_TIMESCALE, self.timescale)
+        if until + self._lead - opened > (self._grid.segment_s + MAX_OVER_S) * self.timescale:
+            return self.lose()
+        events: list[Event] = []
+        while self._end < until:
+            length = min(self._target, until - self._end)
+            part = Part(self._part_index, self._end + self._lead, length, False, b"", 0)
+            self._part_index += 1
+            self._end += length
+            events.append(Made(part, self.end_90k))
+        self._part_start, self._part_lead = until, self._lead
+        return events
 
 
 class Video(Lane):
@@ -232,6 +267,8 @@ class Video(Lane):
         super().__init__(rendition, cuts, grid, epoch, above_msn, inits)
         self._shift = 0
         self._slack = 0
+        self._floor = self._step = 0
+        """Least decode time of the next frame, and how far it moves with each; a step of zero: as the packets say."""
 
     def write(self, packet: Packet) -> list[Event]:
         """Take one packet, in decode order."""
@@ -248,17 +285,30 @@ class Video(Lane):
             self.dropped_packets += 1
             return events + self.lose()  # a new configuration without a cut: nothing can be said of it until one
         dts = packet.dts + self._shift
+        if self._step:
+            dts = self._squeezed(dts)
         events += self._fit(dts)
+        if self._current is None:
+            self.dropped_packets += 1
+            return events
         duration = packet.duration
-        if self._samples and dts + duration - self._part_start > self._target:
+        if self._samples and self._filled(dts + duration) > self._target:
             events += self._close_part()
             self._part_start = dts
         offset = packet.pts + ORIGIN_S * packet.track.timescale - dts
         self._samples.append(Sample(duration, offset, packet.keyframe, packet.data))
         self._end = dts + duration
-        if self._end - self._part_start >= self._length - self._slack:
+        if self._filled(self._end) >= self._length - self._slack:
             events += self._close_part()
         return events
+
+    def _squeezed(self, dts: int) -> int:
+        """A later decode time for the first frames behind a discontinuity; never later than they are shown."""
+        allowed, self._floor = self._floor, self._floor + self._step
+        if dts >= allowed:
+            self._step = 0
+            return dts
+        return allowed
 
     def _start(self, boundary: Boundary, packet: Packet) -> list[Event]:
         events: list[Event] = []
@@ -270,6 +320,11 @@ class Video(Lane):
             events += self._fit(start)
         events += self._begin(boundary, packet.track, start, packet.pts + origin)
         self._shift = shift
+        self._step = 0
+        if boundary.discontinuities and anew and self._lead > 0 and packet.duration > 0:
+            reordered = -(-self._lead // packet.duration)
+            self._floor, self._step = packet.pts + origin, packet.duration // (reordered + 1)
+            self._part_lead = 0
         if anew:
             rate = nominal_rate(self.rendition, packet.track)
             scale = packet.track.timescale
@@ -340,6 +395,9 @@ class Audio(Lane):
             events += self.lose()
             return
         events += self._fit(pts)
+        if self._current is None:
+            self.dropped_packets += 1
+            return
         if self._samples and pts + packet.duration - self._part_start > self._target:
             events += self._close_part()
             self._part_start = pts

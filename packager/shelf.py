@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import replace
 from fractions import Fraction
 
+from media.clock import VIDEO_TIMESCALE
 from media.rendition import Rendition
 from packager.model import Init, Part, Segment, Window
 from packager.segmenter import Closed, Event, Made, Missed, Opened
@@ -112,8 +113,11 @@ class Shelf:
             self.inits = {name: init for name, init in self.inits.items() if name in used}
         return True
 
-    def window(self, epoch: str, version: int, target_s: int, part_target: Fraction, ended: bool) -> Window:
-        """The immutable view from which playlists are rendered."""
+    def window(
+        self, epoch: str, version: int, target_s: int, part_target: Fraction, ended: bool, next_cut: int | None = None
+    ) -> Window:
+        """The immutable view from which playlists are rendered. `next_cut`: where (90 kHz) the segment in the making
+        will end, if that is known."""
         first = self.listed[0].msn if self.listed else self.first_msn or 0
         return Window(
             rendition=self.rendition,
@@ -124,15 +128,19 @@ class Shelf:
             segments=tuple(self.listed),
             current=self.current,
             ended=ended,
-            next_part=self._next_part(target_s),
+            next_part=self._next_part(target_s, part_target, next_cut),
             first_msn=first,
         )
 
-    def _next_part(self, target_s: int) -> tuple[int, int]:
-        """The part to hint. Where segments end is not told beforehand: as long as the last one is the best guess."""
+    def _next_part(self, target_s: int, part_target: Fraction, next_cut: int | None) -> tuple[int, int]:
+        """The part to hint. Where the segment's end is not known yet: as long as the last one is the best guess."""
         current = self.current
         if current is None:
             return (self.listed[-1].msn + 1 if self.listed else self.first_msn or 0), 0
+        if next_cut is not None and current.parts:
+            left_s = Fraction(next_cut, VIDEO_TIMESCALE) - Fraction(current.start + current.duration, current.timescale)
+            more = left_s > min(Fraction(1, 20), part_target / 4)
+            return (current.msn, len(current.parts)) if more else (current.msn + 1, 0)
         whole = [s for s in self.listed if not s.gap]
         length_s = whole[-1].duration / whole[-1].timescale if whole else target_s
         if current.parts and current.duration / current.timescale >= length_s - GUESS_SLACK_S:

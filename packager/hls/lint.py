@@ -48,11 +48,20 @@ def check(playlist: MediaPlaylist) -> list[Violation]:
     notes.must(target, "4.4.3.1", "EXT-X-TARGETDURATION is missing")
     for tag in ("TARGETDURATION", "MEDIA-SEQUENCE", "DISCONTINUITY-SEQUENCE", "PART-INF", "SERVER-CONTROL", "VERSION"):
         notes.must(playlist.counts.get(tag, 0) <= 1, "4.4", f"EXT-X-{tag} occurs more than once")
-    needed = 9 if playlist.skipped else 6 if any(s.map for s in playlist.segments) else 3
+    needed = (
+        10
+        if playlist.removed_ranges is not None
+        else 9
+        if playlist.skipped
+        else 6
+        if any(s.map for s in playlist.segments)
+        else 3
+    )
     notes.must(playlist.version >= needed, "8", f"version {playlist.version} is too low, {needed} is needed")
     for segment in playlist.segments:
         _segment(notes, playlist, segment)
     _clock(notes, playlist.segments)
+    _date_ranges(notes, playlist)
     if not playlist.skipped and not playlist.ended:
         notes.must(any(s.date_time for s in playlist.segments), "APPLE 8.4", "no EXT-X-PROGRAM-DATE-TIME")
         notes.should(playlist.discontinuity_sequence is not None, "APPLE 8.17", "no EXT-X-DISCONTINUITY-SEQUENCE")
@@ -97,6 +106,17 @@ def _clock(notes: _Notes, segments: list[SegmentTag]) -> None:
         notes.must(off <= CLOCK_SLACK, "APPLE 8.4", f"the date of segment {after.msn} is off by {off}")
 
 
+def _date_ranges(notes: _Notes, playlist: MediaPlaylist) -> None:
+    known: dict[str, dict[str, str]] = {}
+    for said in playlist.date_ranges:
+        name = said.get("ID", "")
+        notes.must(name, "4.4.5.1", "EXT-X-DATERANGE without ID")
+        first = known.setdefault(name, said)
+        notes.must("START-DATE" in first, "4.4.5.1", f"the date range {name} has no START-DATE")
+        clash = any(first.get(key, value) != value for key, value in said.items())
+        notes.must(not clash, "4.4.5.1", f"two date ranges {name} contradict each other")
+
+
 def _low_latency(notes: _Notes, playlist: MediaPlaylist, part_target: Decimal) -> None:
     control, target = playlist.control, Decimal(playlist.target or 0)
     hold = Decimal(control.get("PART-HOLD-BACK", "0"))
@@ -131,7 +151,7 @@ def merge(delta: MediaPlaylist, before: MediaPlaylist) -> tuple[MediaPlaylist | 
     skipped = [known[n] for n in numbers]
     kept = delta.segments
     if kept and skipped and not kept[0].map:
-        kept[0].map = skipped[-1].map
+        kept[0].map, kept[0].map_range = skipped[-1].map, skipped[-1].map_range
     length = sum((s.duration if s.uri else sum((p.duration for p in s.parts), Decimal(0)) for s in kept), Decimal(0))
     if not skipped:
         return delta, notes
@@ -144,7 +164,11 @@ def merge(delta: MediaPlaylist, before: MediaPlaylist) -> tuple[MediaPlaylist | 
     for segment in [*skipped, *kept]:
         count += segment.discontinuity
         merged.append(replace(segment, discontinuities=count))
-    return replace(delta, segments=merged, skipped=0), notes
+    ranges = delta.date_ranges
+    if delta.removed_ranges is not None:
+        told = {said.get("ID") for said in ranges} | set(delta.removed_ranges)
+        ranges = [said for said in before.date_ranges if said.get("ID") not in told] + ranges
+    return replace(delta, segments=merged, skipped=0, date_ranges=ranges), notes
 
 
 def follow(before: MediaPlaylist, after: MediaPlaylist) -> list[Violation]:

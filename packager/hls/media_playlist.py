@@ -67,6 +67,9 @@ def render(window: Window, others: Iterable[Report] = (), *, delta: bool = False
         lines.append("#EXT-X-ENDLIST")
     else:
         msn, index = window.next_part
+        opened = window.current
+        if opened is not None and opened.init is not None and not opened.parts and opened.init is not init:
+            lines.append(f'#EXT-X-PRELOAD-HINT:TYPE=MAP,URI="{opened.init.name}"')
         lines.append(f'#EXT-X-PRELOAD-HINT:TYPE=PART,URI="{part_name(window.epoch, msn, index)}"')
         lines += [_report(report) for report in others]
     lines.append("")
@@ -101,10 +104,10 @@ def _segment(window: Window, segment: Segment, map_line: str, with_parts: bool) 
         lines.append("#EXT-X-GAP")
     if with_parts:
         for part in segment.parts:
-            independent = ",INDEPENDENT=YES" if part.independent else ""
+            more = ",GAP=YES" if part.gap else ",INDEPENDENT=YES" if part.independent else ""
             lines.append(
                 f"#EXT-X-PART:DURATION={seconds(part.duration, segment.timescale)},"
-                f'URI="{part_name(window.epoch, segment.msn, part.index)}"{independent}'
+                f'URI="{part_name(window.epoch, segment.msn, part.index)}"{more}'
             )
     if segment.complete:
         lines.append(f"#EXTINF:{seconds(segment.duration, segment.timescale)},")

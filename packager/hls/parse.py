@@ -37,7 +37,9 @@ class SegmentTag:
     uri: str = ""
     discontinuity: bool = False
     gap: bool = False
+    byterange: str = ""
     map: str = ""
+    map_range: str = ""
     date_time: datetime | None = None
     parts: list[PartTag] = field(default_factory=list)
     late_tags: list[str] = field(default_factory=list)
@@ -56,10 +58,14 @@ class MediaPlaylist:
     control: dict[str, str] = field(default_factory=dict)
     independent: bool = False
     kind: str = ""
+    iframes_only: bool = False
+    date_ranges: list[dict[str, str]] = field(default_factory=list)
     segments: list[SegmentTag] = field(default_factory=list)
     hints: list[dict[str, str]] = field(default_factory=list)
     reports: list[dict[str, str]] = field(default_factory=list)
     skipped: int = 0
+    removed_ranges: tuple[str, ...] | None = None
+    """RECENTLY-REMOVED-DATERANGES of a delta update; None where it says nothing of date ranges."""
     ended: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     """How often each tag occurs."""
@@ -76,6 +82,8 @@ class Multivariant:
     version: int = 1
     variants: list[tuple[dict[str, str], str]] = field(default_factory=list)
     media: list[dict[str, str]] = field(default_factory=list)
+    iframes: list[dict[str, str]] = field(default_factory=list)
+    """EXT-X-I-FRAME-STREAM-INF."""
     independent: bool = False
 
 
@@ -130,6 +138,8 @@ def _multivariant(lines: list[str]) -> Multivariant:
             found.independent = True
         elif tag == "#EXT-X-MEDIA":
             found.media.append(attributes(value))
+        elif tag == "#EXT-X-I-FRAME-STREAM-INF":
+            found.iframes.append(attributes(value))
         elif tag == "#EXT-X-STREAM-INF":
             pending = attributes(value)
         elif line and not line.startswith("#"):
@@ -148,7 +158,7 @@ class _Reader:
     def __init__(self) -> None:
         self.playlist = MediaPlaylist()
         self.open: SegmentTag | None = None
-        self.map = ""
+        self.map = self.map_range = ""
         self.discontinuities = 0
         self.following = 0
 
@@ -168,7 +178,7 @@ class _Reader:
 
     def _segment(self, name: str) -> SegmentTag:
         if self.open is None:
-            self.open = SegmentTag(self.following, self.discontinuities, map=self.map)
+            self.open = SegmentTag(self.following, self.discontinuities, map=self.map, map_range=self.map_range)
             self.playlist.segments.append(self.open)
             self.following += 1
         elif name and self.open.parts:
@@ -190,15 +200,22 @@ class _Reader:
                 found.part_target = _seconds(attributes(value)["PART-TARGET"])
             case "SERVER-CONTROL":
                 found.control = attributes(value)
-                for name, said in found.control.items():
-                    if name in ("PART-HOLD-BACK", "HOLD-BACK", "CAN-SKIP-UNTIL"):
-                        _seconds(said)
+                for word in ("PART-HOLD-BACK", "HOLD-BACK", "CAN-SKIP-UNTIL"):
+                    if word in found.control:
+                        _seconds(found.control[word])
             case "INDEPENDENT-SEGMENTS":
                 found.independent = True
             case "PLAYLIST-TYPE":
                 found.kind = value
+            case "I-FRAMES-ONLY":
+                found.iframes_only = True
+            case "DATERANGE":
+                found.date_ranges.append(attributes(value))
             case "SKIP":
-                found.skipped = int(attributes(value)["SKIPPED-SEGMENTS"])
+                said = attributes(value)
+                found.skipped = int(said["SKIPPED-SEGMENTS"])
+                if "RECENTLY-REMOVED-DATERANGES" in said:
+                    found.removed_ranges = tuple(said["RECENTLY-REMOVED-DATERANGES"].split("\t"))
                 self.following += found.skipped
             case "PRELOAD-HINT":
                 found.hints.append(attributes(value))
@@ -217,8 +234,12 @@ class _Reader:
                 self.discontinuities += 1
                 segment.discontinuities = self.discontinuities
             case "MAP":
-                self.map = attributes(value)["URI"]
-                self._segment(name).map = self.map
+                said = attributes(value)
+                self.map, self.map_range = said["URI"], said.get("BYTERANGE", "")
+                segment = self._segment(name)
+                segment.map, segment.map_range = self.map, self.map_range
+            case "BYTERANGE":
+                self._segment("").byterange = value
             case "PROGRAM-DATE-TIME":
                 self._segment(name).date_time = datetime.fromisoformat(value)
             case "GAP":

@@ -136,7 +136,9 @@ def grid_keys(times: list[int], segment: int = 180_000) -> tuple[set[int], list[
     return keys, cuts
 
 
-@pytest.mark.parametrize("rate", ["24", "25", "30000/1001", "30", "50", "60", "24000/1001", "15", "10"])
+@pytest.mark.parametrize(
+    "rate", ["24", "25", "30000/1001", "30", "50", "60", "24000/1001", "15", "12.5", "10", "5", "1"]
+)
 def test_constant_rates(studio: SimpleNamespace, rate: str) -> None:
     fps = Fraction(rate)
     times = [round(n * 90_000 / fps) for n in range(int(40 * fps))]
@@ -144,7 +146,7 @@ def test_constant_rates(studio: SimpleNamespace, rate: str) -> None:
     follower = follow(studio, ladder(studio, fps, times, keys, 40), cuts, {"720p": 0.4, "360p": 0.3})
     assert follower.violations == []
     assert follower.shoulds == []
-    assert follower.seen > 200
+    assert follower.seen > (200 if fps > 4 else 50)
 
 
 @pytest.mark.parametrize("rate", ["24", "25", "30000/1001", "60"])

@@ -18,7 +18,7 @@ from packager.grid import Grid
 from packager.segmenter import Audio, Closed, Event, Made, Missed, Opened, Video
 
 AVC = bytes.fromhex("01640028ffe1001b67640028acd940780227e5c044000003000400000300f03c60c65801000568ebe3cb22")
-GRID = Grid(Fraction(1, 2), Fraction(52322, 100_000))
+GRID = Grid(Fraction(1, 2), Fraction(52322, 100_000), 2)
 VIDEO = Rendition("source", Kind.VIDEO, Codec.H264, True)
 SOUND = Rendition("audio", Kind.AUDIO, Codec.AAC, True)
 

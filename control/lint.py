@@ -1,0 +1,459 @@
+"""`headrace lint URL`: follows a live HLS or LL-HLS stream like several clients at once and tells each broken rule.
+
+For every media playlist: a low-latency client (blocking reloads, full playlists and delta updates in turn, hinted
+parts, segments), an ordinary one that polls, and once a few requests that must be refused. The rules themselves are
+in `packager.hls.lint` and `packager.hls.media_lint`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+
+import aiohttp
+
+from media.errors import HeadraceError, ProtocolError
+from packager.hls import lint, parse
+from packager.hls.lint import Violation
+from packager.hls.media_lint import Tape, check_codecs, check_rates
+
+TIMEOUT_S = 30.0
+FIRST_SEGMENTS = 3
+"""Segments before the live edge that are looked at, too."""
+QUEUED_SEGMENTS = 64
+"""Segments that wait to be fetched; beyond it the oldest go unseen, counted."""
+FULL_EVERY = 4
+"""One low-latency reload in so many asks for the full playlist, the others for a delta."""
+STILL_TARGETS = 3
+"""A playlist that stands still for so many target durations is told."""
+MAX_KINDS = 500
+"""Different violations that are kept."""
+
+
+class LintError(HeadraceError):
+    """The stream could not be followed at all."""
+
+    default_slug = "lint_failed"
+
+
+@dataclass(slots=True)
+class Found:
+    """One violation, where it was seen, and how often."""
+
+    where: str
+    rule: str
+    text: str
+    must: bool
+    first_s: float
+    count: int = 1
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run saw."""
+
+    url: str
+    seconds: float = 0.0
+    requests: int = 0
+    bytes: int = 0
+    playlists: int = 0
+    deltas: int = 0
+    segments: int = 0
+    parts: int = 0
+    cancelled_hints: int = 0
+    unseen_segments: int = 0
+    ended: bool = False
+    found: dict[tuple[str, str, str], Found] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    def take(self, where: str, violations: Iterable[Violation]) -> None:
+        """Add violations; those seen before are counted."""
+        for one in violations:
+            key = (where, one.rule, one.text)
+            if key in self.found:
+                self.found[key].count += 1
+            elif len(self.found) < MAX_KINDS:
+                at = round(time.monotonic() - self.began, 2)
+                self.found[key] = Found(where, one.rule, one.text, one.must, at)
+
+    @property
+    def musts(self) -> list[Found]:
+        return [found for found in self.found.values() if found.must]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        numbers = {
+            name: getattr(self, name)
+            for name in ("url", "requests", "bytes", "playlists", "deltas", "segments", "parts", "cancelled_hints",
+                         "unseen_segments", "ended")
+        }  # fmt: skip
+        violations = [
+            {"where": f.where, "rule": f.rule, "must": f.must, "text": f.text, "first_s": f.first_s, "count": f.count}
+            for f in self.found.values()
+        ]
+        return {**numbers, "seconds": round(self.seconds, 1), "musts": len(self.musts), "violations": violations}
+
+
+class Client:
+    """HTTP as a player does it: statuses are answers, broken connections are too."""
+
+    def __init__(self, session: aiohttp.ClientSession, report: Report) -> None:
+        self._session = session
+        self._report = report
+
+    async def get(self, url: str, byterange: str = "") -> tuple[int, bytes]:
+        """Status and body; status 0 where no answer came."""
+        self._report.requests += 1
+        headers = {"Range": f"bytes={byterange}"} if byterange else {}
+        try:
+            async with self._session.get(url, headers=headers) as answer:
+                body = await answer.read()
+                self._report.bytes += len(body)
+                return answer.status, body
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            return 0, b""
+
+
+def with_query(url: str, **more: object) -> str:
+    """`url` with directives added; those in it already are kept."""
+    parts = urlsplit(url)
+    query = [*parse_qsl(parts.query, keep_blank_values=True), *((k, str(v)) for k, v in more.items())]
+    return urlunsplit(parts._replace(query=urlencode(sorted(query))))
+
+
+def http_range(byterange: str, before_end: int) -> tuple[str, int]:
+    """The Range of an EXT-X-BYTERANGE (n[@o]), and where it ends."""
+    length, _, offset = byterange.partition("@")
+    start = int(offset) if offset else before_end
+    return f"{start}-{start + int(length) - 1}", start + int(length)
+
+
+class Follower:
+    """Everything that is asked of one media playlist."""
+
+    def __init__(self, url: str, name: str, client: Client, report: Report) -> None:
+        self.url = url
+        self.name = name
+        self.tape: Tape | None = None
+        self.latest: parse.MediaPlaylist | None = None
+        self._client = client
+        self._report = report
+        self._parts: dict[str, asyncio.Task[tuple[int, bytes]]] = {}
+        self._wanted: asyncio.Queue[parse.SegmentTag | None] = asyncio.Queue(QUEUED_SEGMENTS)
+        self._seen_msn = self._listed_from = -1
+        self._range_end = 0
+
+    async def load(self, query: dict[str, object]) -> parse.MediaPlaylist | None:
+        """One playlist, checked by itself; None where there was none."""
+        status, body = await self._client.get(with_query(self.url, **query) if query else self.url)
+        if status != 200:
+            must = status not in (0, 503)  # a source that pauses is answered 503 (6.2.5.2)
+            self._report.take(
+                self.name, [Violation("6.2.5.2", f"the playlist is answered {status or 'not at all'}", must)]
+            )
+            return None
+        self._report.playlists += 1
+        try:
+            found = parse.parse(body)
+        except ProtocolError as error:
+            self._report.take(self.name, [Violation("4", error.text)])
+            return None
+        if isinstance(found, parse.Multivariant):
+            self._report.take(self.name, [Violation("4.4", "a multivariant playlist where a media playlist should be")])
+            return None
+        self._report.take(self.name, lint.check(found))
+        return found
+
+    async def follow(self) -> None:
+        """All clients of this playlist, until it ends."""
+        first = await self.load({})
+        if first is None:
+            return
+        self.latest = first
+        self.tape = Tape(first.target or 1)
+        async with asyncio.TaskGroup() as group:
+            fetcher = group.create_task(self._fetch())
+            try:
+                if first.ended:
+                    await self._news(first, group)
+                else:
+                    probing = group.create_task(self._refusals(first))
+                    polling = group.create_task(self._poll(first))
+                    await self._reload(first, group)
+                    await probing
+                    await polling
+                await self._wanted.put(None)
+                await fetcher
+            finally:
+                for task in self._parts.values():
+                    task.cancel()
+
+    async def _reload(self, known: parse.MediaPlaylist, group: asyncio.TaskGroup) -> None:
+        """The low-latency client; an ordinary one where the server cannot block."""
+        blocks = known.control.get("CAN-BLOCK-RELOAD") == "YES"
+        skips = "CAN-SKIP-UNTIL" in known.control
+        await self._news(known, group)
+        for turn in itertools.count(1):
+            query: dict[str, object] = {}
+            if blocks:
+                query = dict(zip(("_HLS_msn", "_HLS_part"), _next(known), strict=False))
+            else:
+                await asyncio.sleep((known.target or 1) / 2)
+            if skips and turn % FULL_EVERY:
+                query["_HLS_skip"] = "v2" if turn % 2 else "YES"
+            asked = time.monotonic()
+            found = await self.load(query)
+            if found is None:
+                await asyncio.sleep(0.5)
+                continue
+            if found.skipped:
+                self._report.deltas += 1
+                merged, violations = lint.merge(found, known)
+                self._report.take(self.name, violations)
+                if merged is None:
+                    merged = await self.load({})
+                    if merged is None:
+                        continue
+                found = merged
+                self._report.take(f"{self.name} (merged)", lint.check(found))
+            self._report.take(self.name, lint.follow(known, found))
+            if blocks:
+                self._block_kept(known, found, query)
+                if time.monotonic() - asked < 0.005 and _edge(found) == _edge(known):
+                    await asyncio.sleep(0.1)
+            known = self.latest = found
+            await self._news(found, group)
+            if found.ended:
+                return
+
+    def _block_kept(self, known: parse.MediaPlaylist, found: parse.MediaPlaylist, query: dict[str, object]) -> None:
+        msn, part = query.get("_HLS_msn"), query.get("_HLS_part")
+        if found.ended or not isinstance(msn, int) or _edge(found) > _edge(known):
+            return
+        text = f"a blocking reload for {msn}.{part} was answered without anything new"
+        self._report.take(self.name, [Violation("6.2.5.2", text)])
+
+    async def _poll(self, known: parse.MediaPlaylist) -> None:
+        """The ordinary client: the whole playlist once in a while."""
+        target = known.target or 1
+        moved = time.monotonic()
+        while not known.ended:
+            await asyncio.sleep(target * (1.0 if moved + target > time.monotonic() else 0.5))
+            found = await self.load({})
+            if found is None:
+                continue
+            self._report.take(f"{self.name} (polled)", lint.follow(known, found))
+            if _edge(found) != _edge(known) or found.ended:
+                moved = time.monotonic()
+            elif time.monotonic() - moved > STILL_TARGETS * target:
+                text = f"the playlist stands still for more than {STILL_TARGETS} target durations"
+                self._report.take(self.name, [Violation("6.2.1", text, must=False)])
+                moved = time.monotonic()
+            known = found
+
+    async def _refusals(self, known: parse.MediaPlaylist) -> None:
+        """Directives that must be, or should be, refused (6.2.5.2)."""
+        if known.control.get("CAN-BLOCK-RELOAD") != "YES":
+            return
+        far = known.segments[-1].msn + 100 if known.segments else 1000
+        for query, must in (
+            ({"_HLS_part": 0}, True),
+            ({"_HLS_msn": "x"}, False),
+            ({"_HLS_msn": -1}, False),
+            ({"_HLS_msn": far}, False),
+            ({"_HLS_msn": far, "_HLS_part": 0}, False),
+        ):
+            status, _ = await self._client.get(with_query(self.url, **query))
+            if status != 400 and not (self.latest and self.latest.ended):
+                text = f"{urlencode(query)} is answered {status}, not 400"
+                self._report.take(self.name, [Violation("6.2.5.2", text, must)])
+
+    async def _news(self, playlist: parse.MediaPlaylist, group: asyncio.TaskGroup) -> None:
+        """Fetch what is new: parts as they are listed or hinted, segments in order."""
+        if self._seen_msn < 0:
+            complete = playlist.complete
+            self._seen_msn = complete[-FIRST_SEGMENTS].msn - 1 if len(complete) >= FIRST_SEGMENTS else -1
+            self._listed_from = playlist.segments[-1].msn if playlist.segments else 0
+        for segment in playlist.segments:
+            if segment.msn >= self._listed_from:
+                for part in segment.parts:
+                    if not part.gap:
+                        self._part(part.uri, part.byterange, group)
+            if segment.uri and segment.msn > self._seen_msn:
+                self._seen_msn = segment.msn
+                if self._wanted.full():
+                    self._wanted.get_nowait()
+                    self._report.unseen_segments += 1
+                self._wanted.put_nowait(segment)
+        for hint in playlist.hints:
+            if hint.get("TYPE") == "PART" and "BYTERANGE-START" not in hint:
+                self._part(hint.get("URI", ""), "", group)
+
+    def _part(self, uri: str, byterange: str, group: asyncio.TaskGroup) -> None:
+        if uri not in self._parts and not byterange:
+            self._parts[uri] = group.create_task(self._client.get(urljoin(self.url, uri)))
+
+    async def _fetch(self) -> None:
+        """Segments in order, each held against its parts."""
+        assert self.tape is not None
+        while (segment := await self._wanted.get()) is not None:
+            if segment.gap:
+                continue
+            if segment.map and segment.map not in self.tape.headers:
+                await self._init(segment)
+            wanted = ""
+            if segment.byterange:
+                wanted, self._range_end = http_range(segment.byterange, self._range_end)
+            status, body = await self._client.get(urljoin(self.url, segment.uri), wanted)
+            if status not in (200, 206):
+                self._report.take(self.name, [Violation("6.2.2", f"segment {segment.msn} is answered {status}")])
+                continue
+            self._report.segments += 1
+            parts = await self._parts_of(segment)
+            self._report.take(self.name, self.tape.segment(segment, body, parts))
+
+    async def _init(self, segment: parse.SegmentTag) -> None:
+        assert self.tape is not None
+        wanted = http_range(segment.map_range, 0)[0] if segment.map_range else ""
+        status, body = await self._client.get(urljoin(self.url, segment.map), wanted)
+        if status not in (200, 206):
+            self._report.take(self.name, [Violation("6.2.2", f"{segment.map} is answered {status}")])
+            return
+        self._report.take(self.name, self.tape.init(segment.map, body))
+
+    async def _parts_of(self, segment: parse.SegmentTag) -> list[tuple[parse.PartTag, bytes]]:
+        """The segment's parts with their bytes, if all of them were fetched; forgets those of older segments."""
+        found = []
+        whole = True
+        real = [part for part in segment.parts if not part.gap]
+        for uri, part in ((part.uri, part) for part in real):
+            task = self._parts.pop(uri, None)
+            if task is None:
+                whole = False
+                continue
+            status, body = await task
+            if status != 200:
+                self._report.take(self.name, [Violation("6.2.6", f"the listed part {uri} is answered {status}")])
+                whole = False
+                continue
+            self._report.parts += 1
+            found.append((part, body))
+        for uri in [uri for uri, task in self._parts.items() if task.done()]:
+            if self._parts[uri].result()[0] == 404 and not self._is_listed(uri):
+                self._report.cancelled_hints += 1
+                del self._parts[uri]
+        return found if whole and real else []
+
+    def _is_listed(self, uri: str) -> bool:
+        latest = self.latest
+        return latest is not None and any(p.uri == uri for s in latest.segments[-4:] for p in s.parts)
+
+
+def _edge(playlist: parse.MediaPlaylist) -> tuple[int, int, bool]:
+    """The newest thing in a playlist: segment, parts, and whether the segment is whole."""
+    last = playlist.segments[-1] if playlist.segments else None
+    return (last.msn, len(last.parts), bool(last.uri)) if last else (-1, 0, False)
+
+
+def _next(playlist: parse.MediaPlaylist) -> tuple[int, ...]:
+    """What a low-latency client asks for next: the part after the newest, else the segment after it."""
+    last = playlist.segments[-1] if playlist.segments else None
+    if last is None:
+        return (playlist.media_sequence,)
+    if playlist.part_target is None:
+        return (last.msn + 1,)
+    return (last.msn + 1, 0) if last.uri else (last.msn, len(last.parts))
+
+
+class Linter:
+    """One run over one URL."""
+
+    def __init__(self, url: str, client: Client, report: Report) -> None:
+        self._url = url
+        self._client = client
+        self._report = report
+        self._followers: dict[str, Follower] = {}
+        self._variants: parse.Multivariant | None = None
+
+    async def run(self, seconds: float) -> None:
+        """Follow until the time is over or everything has ended. Raises `LintError`."""
+        status, body = await self._client.get(self._url)
+        if status != 200:
+            raise LintError(f"{self._url} is answered {status or 'not at all'}.")
+        try:
+            top = parse.parse(body)
+        except ProtocolError as error:
+            raise LintError(f"{self._url} is no HLS playlist: {error.text}") from error
+        if isinstance(top, parse.Multivariant):
+            self._take_multivariant(top)
+        else:
+            self._add(self._url, "media")
+        try:
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(follower.follow()) for follower in self._followers.values()]
+                watcher = group.create_task(self._watch())
+                await asyncio.wait(tasks)
+                self._report.ended = True
+                watcher.cancel()
+        except TimeoutError:
+            pass
+        self._sum_up()
+
+    def _take_multivariant(self, found: parse.Multivariant) -> None:
+        self._report.take("multivariant", lint.check_multivariant(found))
+        self._variants = found
+        for uri in [*(uri for _, uri in found.variants), *(m["URI"] for m in found.media if "URI" in m)]:
+            self._add(urljoin(self._url, uri), uri)
+
+    def _add(self, url: str, name: str) -> None:
+        if url not in self._followers:
+            self._followers[url] = Follower(url, name, self._client, self._report)
+
+    async def _watch(self) -> None:
+        """The renditions against each other, and the multivariant playlist again."""
+        for turn in itertools.count():
+            await asyncio.sleep(1)
+            latest = {f.name: f.latest for f in self._followers.values() if f.latest is not None}
+            self._report.take("all", lint.compare(latest))
+            if turn % 10 == 9 and self._variants is not None:
+                status, body = await self._client.get(self._url)
+                if status == 200:
+                    found = parse.parse(body)
+                    if isinstance(found, parse.Multivariant):
+                        self._report.take("multivariant", lint.check_multivariant(found))
+                        self._variants = found
+
+    def _sum_up(self) -> None:
+        report, listed = self._report, self._variants
+        report.seconds = time.monotonic() - report.began
+        if listed is None:
+            return
+        for said, uri in listed.variants:
+            video = self._tape(uri)
+            audios = [
+                tape
+                for medium in listed.media
+                if medium.get("TYPE") == "AUDIO" and medium.get("GROUP-ID") == said.get("AUDIO") and "URI" in medium
+                if (tape := self._tape(medium["URI"])) is not None and tape is not video
+            ]
+            report.take(uri, check_rates(uri, said, video, audios))
+            report.take(uri, check_codecs(uri, said, [*([video] if video else []), *audios]))
+
+    def _tape(self, uri: str) -> Tape | None:
+        follower = self._followers.get(urljoin(self._url, uri))
+        return follower.tape if follower else None
+
+
+async def run(url: str, seconds: float) -> Report:
+    """Follow `url` for `seconds`. Raises `LintError` where nothing can be followed."""
+    report = Report(url)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=TIMEOUT_S)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        await Linter(url, Client(session, report), report).run(seconds)
+    return report
