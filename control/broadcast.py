@@ -93,7 +93,7 @@ class Broadcast:
         self.dropped_packets = 0
         self.reconnect_window_s = reconnect_window_s
         self.transcode_stats: dict[str, float | str] = {}
-        self.distributor = Distributor(presentation, planner, segment_s=segment_s, notice=self._notice)
+        self.distributor = Distributor(presentation, planner, segment_s=segment_s, notice=self.notice)
         self._limit_settings = limits or LimitSettings()
         self._limits = Limits(self._limit_settings)
         self._pool = pool
@@ -231,7 +231,7 @@ class Broadcast:
         return finding is None
 
     def _enforce(self, finding: Finding) -> None:
-        self._notice(finding.text)
+        self.notice(finding.text)
         if finding.final and self.session is not None:
             self.limit = finding.slug
             self.session.stop(StopReason.LIMIT, finding.text)
@@ -306,7 +306,7 @@ class Broadcast:
 
     def restarted(self, reason: str, log: str) -> None:
         self._log().warning("transcoder_restarted", reason=reason, worker_log=log)
-        self._notice(f"the transcoder was replaced: {reason}")
+        self.notice(f"the transcoder was replaced: {reason}")
         self.presentation.lost([r.name for r in self.plan.renditions if not r.passthrough])
         self.distributor.cutter.mark("transcoder_restart")
         if self.session is not None:
@@ -314,13 +314,13 @@ class Broadcast:
 
     def failed(self, reason: str, log: str) -> None:
         self._log().error("transcoder_failed", reason=reason, worker_log=log)
-        self._notice(f"the transcoder gave up: {reason}; only what the encoder sends is on air")
+        self.notice(f"the transcoder gave up: {reason}; only what the encoder sends is on air")
         self.distributor.job = None
 
     def stats(self, values: Mapping[str, float | str]) -> None:
         notice = values.get("notice")
         if notice is not None:
-            self._notice(f"transcoder: {notice}")
+            self.notice(f"transcoder: {notice}")
         self.transcode_stats.update(values)
 
     def thumbnail(self, jpeg: bytes) -> None:
@@ -328,7 +328,7 @@ class Broadcast:
 
     # ---------------------------------------------------------------------------------------------------------
 
-    def _notice(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         """Something an operator and the publisher should know. What repeats itself is told once in a row."""
         if self.notices[-1:] != [text]:
             self.notices.append(text)

@@ -74,7 +74,8 @@ def _set(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change settings of a stream; they hold from its next publication on."""
+    """Change settings of a stream; ladder, audio tracks and reconnect window hold on air too, the rest from its next
+    publication on."""
     answer = client(data, config).call("change_stream", name=name, settings=pairs(values))
     if as_json:
         return say_json(answer)

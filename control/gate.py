@@ -88,10 +88,23 @@ class Gate:
         broadcast = self._broadcasts.live(change.stream_id)
         if broadcast is None:
             return
-        if change.kind is ChangeKind.STREAM_REMOVED:
+        if change.kind is ChangeKind.STREAM_CHANGED:
+            self._changed(broadcast, change)
+        elif change.kind is ChangeKind.STREAM_REMOVED:
             broadcast.stop(StopReason.REVOKED, "this stream was removed")
         elif change.kind is ChangeKind.KEY_ENDED:
             self._end_key(broadcast, change)
+
+    def _changed(self, broadcast: Broadcast, change: Change) -> None:
+        """Settings that a running broadcast follows: ladder and audio tracks at the next cut, the window at once."""
+        settings = self._keys.settings_of(change.stream_id)
+        if settings is None:
+            return
+        broadcast.reconnect_window_s = settings.reconnect_window_s
+        try:
+            broadcast.use(self._planner(settings))
+        except Refused as error:
+            broadcast.notice(error.text)
 
     @staticmethod
     def _end_key(broadcast: Broadcast, change: Change) -> None:

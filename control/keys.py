@@ -103,6 +103,11 @@ class Keys:
         """The keys of a stream, oldest first."""
         return tuple(key for key in self._directory.snapshot.keys.values() if key.stream_id == stream_id)
 
+    def settings_of(self, stream_id: str) -> StreamSettings | None:
+        """The settings of a stream as they are now; None if it is gone."""
+        stream = self._directory.snapshot.streams.get(stream_id)
+        return stream.settings if stream is not None else None
+
     def find(self, key_id: str) -> KeyRecord:
         """The key with that id; `Refused` (`unknown_key_id`) if there is none."""
         key = self._directory.snapshot.keys.get(key_id)

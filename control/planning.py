@@ -9,33 +9,39 @@ from control.distributor import Planner
 from control.stream_settings import StreamSettings
 from control.tracks import named
 from media.errors import Refused
-from media.track import Track
+from media.track import Codec, Track
 from transcode.hardware import Hardware
-from transcode.ladder import PRESETS, Ladder
+from transcode.ladder import Ladder, Rung, ladders
 from transcode.plan import Plan, make_plan
 from transcode.settings import TranscodeSettings
 
 
 def ladder_of(stream: StreamSettings, server: TranscodeSettings) -> Ladder:
-    """The ladder of a stream. Its setting may name a preset (`mobile`) or rungs (`720p,480p`) of the default one.
+    """The ladder of a stream. Its setting may name a ladder (`mobile`, or one of the server's own), or rungs of the
+    server's ladder (`720p,480p`); rungs that it lacks are looked for in the others.
 
     Raises `Refused` (`unknown_ladder`) for a name that is neither.
     """
+    known = ladders(server.ladders)
     names = stream.ladder
     if names is None:
         names = (server.ladder,)
-    if len(names) == 1 and names[0] in PRESETS:
-        return PRESETS[names[0]]
-    default = PRESETS["default"]
-    rungs = {f"{rung.height}p": rung for rung in default.rungs}
+    if len(names) == 1 and names[0] in known:
+        return known[names[0]]
+    base = known.get(server.ladder) or known["default"]
+    rungs: dict[str, Rung] = {}
+    for ladder in (base, *known.values()):
+        for rung in ladder.rungs:
+            if rung.codec in (Codec.H264, base.source_codec):
+                rungs.setdefault(f"{rung.height}p", rung)
     unknown = [name for name in names if name not in rungs]
     if unknown:
         raise Refused(
-            f"There is no ladder or rung called {', '.join(unknown)}: ladders are {', '.join(PRESETS)}; rungs are "
+            f"There is no ladder or rung called {', '.join(unknown)}: ladders are {', '.join(known)}; rungs are "
             f"{', '.join(rungs)}.",
             slug="unknown_ladder",
         )
-    return replace(default, name=",".join(names) or "none", rungs=tuple(rungs[name] for name in names))
+    return replace(base, name=",".join(names) or "none", rungs=tuple(rungs[name] for name in names))
 
 
 class Planning:

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from control.settings import section_models
 from control.stream_settings import StreamSettings
+from transcode.settings import LadderSettings, RungSettings
 
 _HEAD = """# Settings
 
@@ -37,6 +38,9 @@ def reference() -> str:
     parts = [_HEAD]
     for section, model in section_models().items():
         parts.append(f"## [{section}]\n\n{_table(model)}")
+        if section == "transcode":
+            parts.append(f"### [[transcode.ladders]]\n\n{_table(LadderSettings)}")
+            parts.append(f"### [[transcode.ladders.rungs]]\n\n{_table(RungSettings)}")
     parts.append(f"{_STREAM_HEAD}\n{_table(StreamSettings)}")
     return "\n".join(parts)
 

@@ -25,7 +25,8 @@ class StreamSettings(BaseModel):
     )
     ladder: tuple[str, ...] | None = Field(
         default=None,
-        description="Rungs under the source, e.g. `720p,480p`; empty for none; unset for the server's own ladder.",
+        description="A ladder by its name (`mobile`, or one of your own), or rungs under the source, e.g. "
+        "`720p,480p`; `none` for none; unset for the server's own. Holds on air too, from the next segment on.",
     )
     audio_tracks: tuple[str, ...] = Field(
         default=(),

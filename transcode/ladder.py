@@ -5,12 +5,13 @@ A rung is stated for a landscape source: `height` is the short side of the pictu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
 
 from media.track import Codec, Track
+from transcode.settings import LadderSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,24 @@ PRESETS: Mapping[str, Ladder] = MappingProxyType(
     }
 )
 """The ladders that need no configuration, by name."""
+
+
+def ladders(own: Iterable[LadderSettings]) -> dict[str, Ladder]:
+    """Presets and own ladders by name; an own one takes the place of a preset of its name."""
+    return {**PRESETS, **{settings.name: _own(settings) for settings in own}}
+
+
+def _own(settings: LadderSettings) -> Ladder:
+    rungs = sorted(settings.rungs, key=lambda rung: -rung.height)
+    return Ladder(
+        settings.name,
+        tuple(
+            Rung(r.height, r.bitrate, Codec(r.codec), Fraction(r.frame_rate).limit_denominator(1001), r.value)
+            for r in rungs
+        ),
+        frozenset(Codec(name) for name in settings.passthrough),
+        Codec(settings.source_codec),
+    )
 
 
 def _even(value: Fraction) -> int:

@@ -2,7 +2,61 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CodecName = Literal["h264", "hevc", "av1"]
+
+
+class RungSettings(BaseModel):
+    """`[[transcode.ladders.rungs]]`: one encoded rendition under the source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: int = Field(
+        ge=64,
+        le=4320,
+        description="Short side of the picture in pixels: 720 is 1280x720 of a 16:9 source, 720x1280 of a 9:16 one. "
+        "A rung that is not under the source is left out.",
+    )
+    bitrate: int = Field(
+        ge=50_000, le=100_000_000, description="Target in bits per second; half as many again above 33 fps."
+    )
+    codec: CodecName = Field(default="h264", description="`h264`, `hevc` or `av1`.")
+    frame_rate: float = Field(
+        default=30.0,
+        ge=1,
+        le=240,
+        description="Most frames per second; of a faster source every second frame (or more) is left out.",
+    )
+    value: int = Field(
+        default=0, ge=0, le=1000, description="What it is worth when CPU is short: the lowest is shed first."
+    )
+
+
+class LadderSettings(BaseModel):
+    """`[[transcode.ladders]]`: a ladder of your own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        pattern="^[a-z][a-z0-9_-]{0,31}$", description="What it is called in `ladder`, here and of a stream."
+    )
+    rungs: tuple[RungSettings, ...] = Field(default=(), max_length=16, description="The rungs, from top to bottom.")
+    passthrough: tuple[CodecName, ...] = Field(
+        default=("h264",), description="Codecs of a source that are offered as they are published."
+    )
+    source_codec: CodecName = Field(
+        default="h264", description="What `source` is encoded to where it cannot be passed through."
+    )
+
+    @model_validator(mode="after")
+    def _each_rung_once(self) -> Self:
+        rungs = [(rung.height, rung.codec) for rung in self.rungs]
+        if len(set(rungs)) < len(rungs):
+            raise ValueError("two rungs have the same height and codec")
+        return self
 
 
 class TranscodeSettings(BaseModel):
@@ -17,6 +71,12 @@ class TranscodeSettings(BaseModel):
     ladder: str = Field(
         default="default",
         description="Name of the ladder: default, mobile, economy, modern, archive, none, or one of your own.",
+    )
+    ladders: tuple[LadderSettings, ...] = Field(
+        default=(),
+        description="Ladders of your own, each a table `[[transcode.ladders]]` with `name`, `passthrough`, "
+        "`source_codec`, and for each rung a table `[[transcode.ladders.rungs]]` with `height`, `bitrate`, `codec`, "
+        "`frame_rate`, `value`. One with the name of a preset takes its place.",
     )
     passthrough: bool = Field(
         default=True,
