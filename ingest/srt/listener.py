@@ -30,7 +30,7 @@ from ingest.srt.events import Connected, Disconnected, Ending, Event, Received, 
 from ingest.srt.library import ErrorCode, Library, Option, Poller, Ready, Receiver, SrtError, version_text
 from ingest.srt.reject import Reject
 
-REST_S = 0.005
+REST_S = 0.01
 WAIT_MS = 50
 """How long an idle thread waits before it looks for commands."""
 STATISTICS_EVERY_S = 1.0

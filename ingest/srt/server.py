@@ -71,7 +71,7 @@ class SrtServer:
         except BaseException:
             await self.stop()
             raise
-        _log.info("srt_listening", port=self.port, libsrt=loaded.version)
+        _log.info("listening", protocol="srt", port=self.port, libsrt=loaded.version)
 
     async def drain(self) -> None:
         """Take no new callers (they are told 1503); those who publish go on until `stop`.
