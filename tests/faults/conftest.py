@@ -1,0 +1,31 @@
+"""Fixtures of the fault tests: one server for the tests of a file, or a fresh one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_server import Server, new_server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A fresh server for one test; the test may have ended it already."""
+    it = new_server(tmp_path / "data")
+    it.start()
+    try:
+        yield it
+    finally:
+        it.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the tests of a file that do not harm it."""
+    it = new_server(tmp_path_factory.mktemp("headrace") / "data")
+    it.start()
+    try:
+        yield it
+    finally:
+        it.stop()
