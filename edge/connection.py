@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING, cast
 
 from edge import entry, request
-from edge.entry import Fields
+from edge.entry import Entry, Fields
 from edge.reader import Buffer, Reader
 from edge.request import Bad, Request
 from media.errors import ProtocolError
@@ -79,6 +79,11 @@ class Connection(asyncio.Protocol):
         """Not 0: an error was answered, nothing more is read, and this is the end."""
         self.counted_until = 0.0
         self.address = ""
+
+    @property
+    def waiting(self) -> int:
+        """1 while the viewer waits for a flight or for the rest of one."""
+        return int(self.reader is not None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from asyncio's
@@ -254,9 +259,12 @@ class Connection(asyncio.Protocol):
 
     def respond(self, status: int, fields: Fields, body: Buffer, length: int | None) -> None:
         more: Fields = () if length is None else ((b"content-length", b"%d" % length),)
-        self.respond_head(entry.head_bytes(status, fields, more, self._closing()), body, status, fields)
+        self._write(entry.head_bytes(status, fields, more, self._closing()), body)
 
-    def respond_head(self, head: bytes, body: Buffer, status: int, fields: Fields) -> None:
+    def respond_entry(self, entry: Entry, now: float, result: bytes, *, bodiless: bool) -> None:
+        self._write(entry.head_for(now, result), b"" if bodiless else entry.body)
+
+    def _write(self, head: bytes, body: Buffer) -> None:
         if not self._keep_alive and b"\r\nconnection: close\r\n" not in head:
             head = head[:-2] + b"connection: close\r\n\r\n"
         if self._transport is not None:

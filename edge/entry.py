@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 
 from edge import freshness
+from edge.h2 import frames, hpack
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -76,10 +77,12 @@ class Entry:
 
     __slots__ = (
         "age",
+        "blocks",
         "body",
         "error_until",
         "etag",
         "fields",
+        "frames",
         "fresh_until",
         "grace_until",
         "gzipped",
@@ -117,6 +120,10 @@ class Entry:
         self.gzipped: Entry | None = None
         self.heads: dict[bytes, bytes] = {}
         """Heads for other results than HIT, good as long as `wire`."""
+        self.blocks: dict[bytes, bytes] = {}
+        """HTTP/2 header blocks by result, good as long as `wire`."""
+        self.frames: tuple[bytes, bytes] | None = None
+        """What goes before and between the two places of the stream's number in the frames of a HIT."""
         self.wire = b""
         """Head and body of a HIT, or empty where the two are written apart."""
         self.wire_head = b""
@@ -173,9 +180,27 @@ class Entry:
             found = self.heads[result] = self.head(now, result)
         return found
 
+    def block_for(self, now: float, result: bytes) -> bytes:
+        """The HTTP/2 header block of the whole body, made once for all who get the same within a second."""
+        if now >= self.wire_until:
+            self.prepare(now)
+        found = self.blocks.get(result)
+        if found is None:
+            length = () if self.status in (204, 304) else ((b"content-length", b"%d" % len(self.body)),)
+            found = hpack.encode(self.status, self.fields, self.variable_fields(now, result), length)
+            self.blocks[result] = found
+        return found
+
+    def prepare_frames(self, now: float) -> tuple[bytes, bytes]:
+        """Make `frames`: HEADERS and DATA around the stream's number; the body follows as it is."""
+        block = self.block_for(now, b"HIT")
+        first = frames.start(len(block), frames.Kind.HEADERS, frames.Flag.END_HEADERS)
+        self.frames = (first, block + frames.start(len(self.body), frames.Kind.DATA, frames.Flag.END_STREAM))
+        return self.frames
+
     def prepare(self, now: float) -> None:
         """Make the bytes of a HIT, good until the Age changes."""
-        self.heads = {}
+        self.heads, self.blocks, self.frames = {}, {}, None
         self.wire_head = self.head(now, b"HIT")
         self.wire = self.wire_head + self.body if len(self.body) <= JOIN_BYTES else b""
         self.wire_bytes = len(self.wire_head) + len(self.body)

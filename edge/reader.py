@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from edge.coalesce import Flight, State
-from edge.entry import Fields
+from edge.entry import Entry, Fields
 from edge.ranges import Range
 from edge.request import Request
 
@@ -26,8 +26,8 @@ class Sink(Protocol):
         """A whole answer. `length` is what Content-Length says; None leaves it out (204, 304)."""
         ...
 
-    def respond_head(self, head: bytes, body: Buffer, status: int, fields: Fields) -> None:
-        """A whole answer whose HTTP/1.1 head is ready; other versions make theirs of `status` and `fields`."""
+    def respond_entry(self, entry: Entry, now: float, result: bytes, *, bodiless: bool) -> None:
+        """An entry as it is, whose fields are prepared; `bodiless` for HEAD."""
         ...
 
     def begin(self, status: int, fields: Fields, length: int | None) -> None:

@@ -118,7 +118,7 @@ def parse_line(line: bytes, max_target: int) -> tuple[str, str, bool]:
 def parse_fields(block: bytes, http10: bool) -> Fields:
     """Read all header lines; `block` ends with the empty line. Raises Bad."""
     headers = _fields(block)
-    _check_framing(headers, http10)
+    check(headers, http10)
     return fields(headers, http10)
 
 
@@ -175,7 +175,8 @@ def _fields(block: bytes) -> dict[str, str]:
     return headers
 
 
-def _check_framing(headers: dict[str, str], http10: bool) -> None:
+def check(headers: dict[str, str], http10: bool) -> None:
+    """Refuse bodies, expectations and a Host that is missing or broken. Raises Bad."""
     if "transfer-encoding" in headers:
         raise Bad(400, "A request with a body is not taken here.", "unwanted_body")
     length = headers.get("content-length")

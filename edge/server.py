@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from edge.connection import Connection
+from edge.h2 import request as h2_request
+from edge.h2.connection import H2Connection
 from edge.heads import Heads
 from edge.request import Request
 from edge.settings import EdgeSettings
@@ -23,6 +27,34 @@ BURST_S = 10.0
 """Seconds' worth of requests that an address may save up."""
 
 
+class Peer(Protocol):
+    """A viewer's connection, of any version of HTTP."""
+
+    address: str
+    counted_until: float
+
+    @property
+    def waiting(self) -> int: ...
+
+    def check(self, now: float) -> None: ...
+
+    def drain(self) -> None: ...
+
+
+class Chosen(asyncio.Protocol):
+    """Stands in until the transport says what the handshake agreed on (ALPN, RFC 7301)."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        secure = transport.get_extra_info("ssl_object")
+        http2 = secure is not None and secure.selected_alpn_protocol() == "h2"
+        protocol = H2Connection(self._server) if http2 else Connection(self._server)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
 @dataclass(slots=True)
 class _Address:
     connections: int = 0
@@ -36,7 +68,9 @@ class Server:
     def __init__(self, settings: EdgeSettings, site: Site, stats: Stats, viewers: Viewers) -> None:
         self.settings, self.site, self.stats, self.viewers = settings, site, stats, viewers
         self.heads = Heads(frozenset(settings.query_keys), settings.max_target_bytes)
-        self.connections: set[Connection] = set()
+        keys = frozenset(settings.query_keys)
+        self.blocks = h2_request.Reader(keys, settings.max_target_bytes, settings.max_head_bytes)
+        self.connections: set[Peer] = set()
         self.draining = False
         self._addresses: dict[str, _Address] = {}
         self._rate = settings.requests_per_s_per_address
@@ -47,7 +81,11 @@ class Server:
         """A protocol for a new connection."""
         return Connection(self)
 
-    def admit(self, connection: Connection) -> tuple[int, str] | None:
+    def make_secure(self) -> Chosen:
+        """A protocol for a new TLS connection: HTTP/2 or HTTP/1.1, as the handshake says."""
+        return Chosen(self)
+
+    def admit(self, connection: Peer) -> tuple[int, str] | None:
         """Take a new connection in; status and slug of a refusal otherwise."""
         self.stats.connections += 1
         self.connections.add(connection)
@@ -63,7 +101,7 @@ class Server:
             return 429, "too_many_connections_from_address"
         return None
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Peer) -> None:
         """A connection has ended."""
         self.connections.discard(connection)
         address = self._addresses.get(connection.address)
@@ -72,7 +110,7 @@ class Server:
             if address.connections <= 0 and not self._rate:
                 del self._addresses[connection.address]
 
-    def check(self, connection: Connection, asked: Request, now: float) -> tuple[int, str] | None:
+    def check(self, connection: Peer, asked: Request, now: float) -> tuple[int, str] | None:
         """Count a request for its viewer; status and slug where a limit refuses it."""
         address = self.address(connection, asked)
         if self._rate and not self._take(address, now):
@@ -83,7 +121,7 @@ class Server:
             connection.counted_until = now + COUNT_EVERY_S
         return None
 
-    def address(self, connection: Connection, asked: Request) -> str:
+    def address(self, connection: Peer, asked: Request) -> str:
         """The viewer's address: the peer, or what a trusted proxy in front says."""
         forwarded = asked.headers.get("x-forwarded-for")
         if forwarded is None or not self._trusts(connection.address):
@@ -116,7 +154,7 @@ class Server:
     @property
     def waiting(self) -> int:
         """Viewers who wait for a flight or for the rest of one."""
-        return sum(connection.reader is not None for connection in self.connections)
+        return sum(connection.waiting for connection in self.connections)
 
     def _trusts(self, address: str) -> bool:
         if not self._trusted:

@@ -171,9 +171,7 @@ class Site:
         elif status == 200 and request.range is not None and self.range_applies(request, entry.fields):
             self._serve_range(entry, request, sink, now, result)
         else:
-            body = b"" if request.head_only else entry.body
-            fields = entry.fields + entry.variable_fields(now, result)
-            sink.respond_head(entry.head_for(now, result), body, status, fields)
+            sink.respond_entry(entry, now, result, bodiless=request.head_only)
 
     def _serve_range(self, entry: Entry, request: Request, sink: Sink, now: float, result: bytes) -> None:
         assert request.range is not None

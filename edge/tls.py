@@ -15,13 +15,13 @@ LOOK_EVERY_S = 2.0
 
 
 def make_context(settings: EdgeSettings) -> ssl.SSLContext | None:
-    """A server context for HTTP/1.1; None without a certificate. Raises OSError or ssl.SSLError."""
+    """A server context for HTTP/2 and HTTP/1.1; None without a certificate. Raises OSError or ssl.SSLError."""
     if settings.certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(settings.certificate, settings.private_key)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"])
     return context
 
 

@@ -135,7 +135,7 @@ class Worker:
         context = tls.make_context(settings)
         if context is not None:
             sock = bind(settings.host, orders.tls_port)
-            secure = await self._loop.create_server(self.server.make, sock=sock, backlog=BACKLOG, ssl=context)
+            secure = await self._loop.create_server(self.server.make_secure, sock=sock, backlog=BACKLOG, ssl=context)
             listeners.append(secure)
             self.tls_port = secure.sockets[0].getsockname()[1]
         return listeners, context
