@@ -20,6 +20,7 @@ PATIENCE_TICKS = 63_000
 MOST_HELD = 600
 """Packets of one track that are held at most."""
 _REMEMBERED = 16
+_NEVER = -(1 << 60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,11 @@ class Turn:
 class _Lane:
     held: deque[Packet] = field(default_factory=deque)
     idrs: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-    newest: int = -1
+    newest: int = _NEVER
     """dts of the newest packet that came."""
-    passed: int = -1
+    passed: int = _NEVER
     """dts of the newest packet that went on."""
-    passed_idr: int = -1
+    passed_idr: int = _NEVER
 
 
 class Aligner:

@@ -20,6 +20,7 @@ from dataclasses import replace
 import structlog
 
 from control.align import Aligner, Turn
+from control.demand import Demand
 from control.tracks import Tracks
 from media.cut import Cut
 from media.packet import Gap, Packet
@@ -63,7 +64,7 @@ class Distributor:
         self.cutter = Cutter(segment_s, lambda: time.time_ns() // 1000)
         self.tracks = Tracks()
         self.plan = Plan()
-        self.job: Job | None = None
+        self.job: Job | Demand | None = None
         self._planner = planner
         self._notice = notice
         self._fits = True
@@ -253,7 +254,8 @@ class Distributor:
 
     def _write(self, packet: Packet) -> None:
         track = packet.track
-        name = self._names.get(track.id)
+        # A track without an IDR at the latest cut is silent until the next: its segments begin where all others do.
+        name = self._names.get(track.id) if track.id not in self._strikes else None
         if self._tail is not None and track.id == self._tail[0] and packet.pts < self._tail[2]:
             name = self._tail[1]
         if name is not None:

@@ -33,6 +33,9 @@ class Mode(Enum):
 MAX_STRETCH_TICKS = VIDEO_TIMESCALE * 45 // 100
 """How far a segment may outgrow its nominal length: below the half second at which EXTINF would round up."""
 
+MAX_STRIDE_TICKS = VIDEO_TIMESCALE // 4
+"""More than encoders reorder; a longer pause is a source that stopped for a moment."""
+
 MIN_SHARE = 0.45
 """No IDR nearer to the last cut than this share of the nominal length starts a segment of its own."""
 
@@ -47,6 +50,8 @@ class Cutter:
         self._nominal = segment_s * VIDEO_TIMESCALE
         self._last: Cut | None = None
         self._last_keyframe = 0
+        self._top = 0
+        self._stride = 0
         self._pending = ""
         self._restart = False
 
@@ -72,6 +77,10 @@ class Cutter:
         where there is no video (every audio packet counts as a keyframe then).
         """
         pts = rescale(packet.pts, packet.track.timescale, VIDEO_TIMESCALE)
+        if pts > self._top:
+            # How far the frames that others refer to lie apart: B-frames between them come later, and are shown before.
+            self._stride = min(pts - self._top, MAX_STRIDE_TICKS)
+            self._top = pts
         cut = self._decide(pts, packet.keyframe)
         if packet.keyframe:
             self._last_keyframe = pts
@@ -91,7 +100,8 @@ class Cutter:
             return self._on_grid(last, elapsed)
         if keyframe:
             return self._on_keyframe(last, pts, elapsed)
-        if elapsed >= self._nominal + MAX_STRETCH_TICKS:
+        if pts == self._top and elapsed + self._stride > self._nominal + MAX_STRETCH_TICKS:
+            # The next frame to cut at would lie too far.
             self.mode = Mode.GRID
             # One tick later: this frame, and the reordered ones that refer to it, end the segment that was passed
             # through; the first frame behind them starts the one that is encoded.

@@ -115,3 +115,14 @@ def test_any_source_gives_rising_cuts_and_segments_that_round_to_the_target(step
     assert [c.index for c in got] == list(range(len(got)))
     for a, b in pairwise(got):
         assert 0 < b.pts - a.pts < NOMINAL + 45_000 + 20_000
+
+
+def test_a_source_with_b_frames_leaves_passing_through_before_a_segment_grows_past_the_target() -> None:
+    cut = cutter()
+    # Decode order of a GOP with four B-frames between the frames that they refer to: each such frame is 5/30 s on.
+    order = [0] + [n for p in range(5, 200, 5) for n in (p, p - 2, p - 4, p - 3, p - 1)]
+    packets = [Packet(VIDEO, n * 3000, i * 3000 - 9000, 3000, n == 0, b"") for i, n in enumerate(order)]
+    found = cuts(cut, packets)
+    assert cut.mode is Mode.GRID
+    assert found[1].discontinuity
+    assert found[1].pts - found[0].pts < 2.5 * 90_000
