@@ -20,6 +20,8 @@ from control.settings import LogSettings
 _SECRET_NAMES = frozenset({"key", "token", "passphrase", "secret", "authorization", "password", "credential"})
 """Fields whose whole value is masked, whatever it looks like."""
 MASK = "***"
+_TRACEBACK = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+"""Without the local variables of each frame: they hold media, and might hold a key."""
 
 Processor = Callable[[WrappedLogger, str, EventDict], EventDict]
 
@@ -54,7 +56,7 @@ def configure(settings: LogSettings, *, least: str = "debug", out: TextIO | None
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
-        structlog.processors.dict_tracebacks if as_json else structlog.processors.format_exc_info,
+        _TRACEBACK if as_json else structlog.processors.format_exc_info,
         redact,
     ]
     console = structlog.dev.ConsoleRenderer(colors=stream.isatty())

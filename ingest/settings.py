@@ -110,14 +110,8 @@ class SrtSettings(_Section):
         le=10_000,
         description="Least receive latency; the larger of the caller's and this one counts.",
     )
-    max_bandwidth_bits: int = Field(
-        default=0, ge=0, description="Ceiling of retransmission bandwidth; 0: libsrt decides."
-    )
-    packet_filter: str = Field(
-        default="fec", description="Packet filter offered to callers that ask for one; empty for none."
-    )
     peer_idle_timeout_s: float = Field(
-        default=5.0, gt=0, description="Silence of the peer after which the connection is lost."
+        default=5.0, ge=5, description="Silence of the peer after which the connection is lost."
     )
     library: str = Field(default="", description="Path of libsrt; empty to look in the usual places.")
 

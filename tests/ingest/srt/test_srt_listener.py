@@ -118,7 +118,7 @@ async def test_forward_error_correction_where_the_caller_asks(
 async def test_without_a_filter_nothing_is_filtered(libsrt: Library, peer: Any) -> None:
     """A listener that named a filter of its own would make every caller use it."""
     ear, sent = Ear(), messages(50)
-    async with listening(libsrt, ear, packet_filter="fec") as (_, port):
+    async with listening(libsrt, ear) as (_, port):
         _, sock = await peer.dial(port, "open")
         assert await asyncio.to_thread(peer.filter, sock) == ""
         await peer.send(sock, sent, pace_s=0.001)
