@@ -30,7 +30,7 @@ NUISANCE_PER_S = 40.0
 requests taken back before their answer (CVE-2023-44487, CVE-2019-9512 to 9518)."""
 
 RECENT = 32
-"""Streams of which is remembered that we reset them: what was on its way is no breach (5.1)."""
+"""Streams of which is remembered that we ended them: what was on its way is no breach (5.1)."""
 
 Buffer = bytes | memoryview
 
@@ -111,7 +111,7 @@ class Core:
         self._block_ended = False
         self._block_bytes = 0
         self._cut: deque[int] = deque(maxlen=RECENT)
-        """Streams that we reset lately."""
+        """Streams that we ended lately, before the client did."""
         self._nuisance = NUISANCE_BURST
         self._nuisance_at = 0.0
         self._now = 0.0
@@ -279,10 +279,9 @@ class Core:
             self._close(stream)
 
     def _close(self, stream: Stream) -> None:
-        """Our side is done. A client that is not must be told that the rest is not wanted (8.1)."""
+        """Our side is done. The rest of a client's body is thrown away, up to a window: see `_data`."""
         if self.streams.pop(stream.number, None) is not None and not stream.asked:
             self._cut.append(stream.number)
-            self.out.append(frames.reset(stream.number, Code.NO_ERROR))
         self._ready.pop(stream, None)
 
     # What a client sends.
@@ -382,6 +381,9 @@ class Core:
             self.annoy()
         stream = self.streams.get(number)
         if stream is None or stream.asked:
+            if number in self._cut and not flags & Flag.END_STREAM and len(body) == frames.DEFAULT_FRAME_BYTES:
+                # Not at once: curl 7.88 then calls an answer that it already has an error. RFC 9113 8.1.
+                self.out.append(frames.reset(number, Code.NO_ERROR))
             self._gone(number, stream)
             return
         if flags & Flag.END_STREAM:
