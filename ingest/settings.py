@@ -111,7 +111,9 @@ class SrtSettings(_Section):
         description="Least receive latency; the larger of the caller's and this one counts.",
     )
     peer_idle_timeout_s: float = Field(
-        default=5.0, ge=5, description="Silence of the peer after which the connection is lost."
+        default=5.0,
+        gt=0,
+        description="Silence of the peer after which the connection is lost; libsrt takes about 5 s at least.",
     )
     library: str = Field(default="", description="Path of libsrt; empty to look in the usual places.")
 
