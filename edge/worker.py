@@ -143,9 +143,11 @@ class Worker:
     async def _tick(self) -> None:
         """Everything that happens by the clock, once a second."""
         count = 0
+        told: dict[str, int] = {}
         while True:
             await asyncio.sleep(1.0)
             now = self._loop.time()
+            told = self._tell(told)
             self.server.sweep(now)
             self.upstream.sweep(now)
             self.cache.expire(now)
@@ -157,6 +159,15 @@ class Worker:
                     self.guard.reload()
             if count % 20 == 0:
                 self.site.pages.refresh(now)
+
+    def _tell(self, before: dict[str, int]) -> dict[str, int]:
+        """One line for all that were turned away since the last: a line for each would help whoever attacks."""
+        stats = self.stats
+        now = {"bad_requests": stats.bad_requests, "refused": stats.refused, "slow_viewers": stats.slow_viewers}
+        fresh = {reason: count - before.get(reason, 0) for reason, count in now.items()}
+        if any(fresh.values()):
+            log.info("connections_ended", **{reason: count for reason, count in fresh.items() if count})
+        return now
 
     def snapshot(self) -> metrics.Snapshot:
         """The worker's counters as they are now."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from hls_reader import variants
@@ -81,6 +82,11 @@ def state(server: Server, name: str) -> str:
     return next((str(b["state"]) for b in server.admin("/v1/broadcasts") if b["stream"] == name), "")
 
 
+def has_passed(server: Server, name: str, uri: str, msn: int) -> bool:
+    """Whether a playlist lists a number higher than `msn`."""
+    return layout(server, name, uri)[3] > msn
+
+
 def test_publisher_killed_comes_back_and_hls_js_and_dash_js_play_on(shared_server: Server, browser: Browser) -> None:
     server, name = shared_server, "back"
     url = server.cli("stream", "add", name)["urls"]["rtmp"]
@@ -94,7 +100,7 @@ def test_publisher_killed_comes_back_and_hls_js_and_dash_js_play_on(shared_serve
         viewers[0].page.wait_for_timeout(3000)
         poller = stack.enter_context(Poller(server, name, uris))
         for count, source in enumerate((small(), small("426x240", 30)), start=1):
-            before = layout(server, name, uris[0])[3]
+            beyond = layout(server, name, uris[0])[3] + 1
             for viewer in viewers:
                 viewer.watch()
             publisher.kill()
@@ -104,7 +110,7 @@ def test_publisher_killed_comes_back_and_hls_js_and_dash_js_play_on(shared_serve
             publisher = stack.enter_context(ended(server.push(url, *source)))
             wait_for(lambda: state(server, name) == "live", 10, "the publisher is back")
             away = time.monotonic() - gone
-            wait_for(lambda: layout(server, name, uris[0])[3] > before + 1, 15, "segments go on")
+            wait_for(partial(has_passed, server, name, uris[0], beyond), 15, "segments go on")
             for viewer in viewers:
                 wait_for(viewer.plays, 15, f"{viewer.page.url} goes on: {viewer.stalls()}")
             viewers[0].page.wait_for_timeout(2500)
