@@ -96,9 +96,11 @@ class Origin:
         if presentation is None:
             return replies.not_found("This stream is not on air.")
         if rendition is None:
+            presentation.on_demand("")
             return self._top(presentation, file)
         if rendition not in presentation.shelves:
             return replies.not_found("There is no such rendition.")
+        presentation.on_demand(rendition)
         if file == "media.m3u8":
             return await self._playlist(presentation, rendition, query)
         if (part := _PART.fullmatch(file)) is not None:
@@ -139,6 +141,10 @@ class Origin:
         deadline = time.monotonic() + WAIT_TARGETS * target_s
         while True:
             window = presentation.windows.get(name)
+            if window is None and presentation.sleeps(name):
+                if not await self._wait(presentation, name, deadline):
+                    return replies.too_late("The rendition does not start.")
+                continue
             if window is None:
                 return replies.not_found("This rendition has not started yet.")
             match blocking.judge(directives, window):
@@ -158,7 +164,10 @@ class Origin:
         deadline = time.monotonic() + WAIT_TARGETS * presentation.settings.segment_s
         while (part := shelf.part(msn, index)) is None:
             window = presentation.windows.get(name)
-            if window is None or window.ended or not _expected(window.next_part, window.current, msn, index):
+            waking = window is None and presentation.sleeps(name)
+            if not waking and (
+                window is None or window.ended or not _expected(window.next_part, window.current, msn, index)
+            ):
                 return replies.not_found("This part is not, or no longer, available.")
             if not await self._wait(presentation, name, deadline):
                 return replies.too_late("The part does not come.")
@@ -182,6 +191,7 @@ class Origin:
                 return presentation, name, msn
             window = presentation.windows.get(name)
             coming = window is not None and not window.ended and (segment is not None or msn == window.next_part[0])
+            coming = coming or (window is None and presentation.sleeps(name))
             if not coming:
                 return replies.not_found("This segment is not, or no longer, available.")
             if not await self._wait(presentation, name, deadline):

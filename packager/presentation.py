@@ -17,6 +17,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import structlog
@@ -30,7 +31,7 @@ from media.track import Kind, Track
 from packager.cuts import ORIGIN_S, Cuts
 from packager.grid import Grid, choose
 from packager.lockstep import Lockstep
-from packager.model import Boundary, Window
+from packager.model import Boundary, Init, Window
 from packager.rates import Rates
 from packager.segmenter import Audio, Event, Made, Video, lane
 from packager.settings import PackagerSettings
@@ -43,6 +44,9 @@ MAX_STRETCH_S = 0.45
 
 SILENT_SEGMENTS = 2
 """A rendition that is this many segments behind the others without a word counts as lost."""
+
+WAKE_S = 3.0
+"""A rendition that was asleep is not shown before it has caught up with the others, but no later than this."""
 
 
 class Presentation:
@@ -75,6 +79,10 @@ class Presentation:
         self.shelves: dict[str, Shelf] = {}
         self.rendered: dict[object, bytes] = {}
         """Playlists made from the current version, shared by all who ask; emptied with each publication."""
+        self.on_demand: Callable[[str], None] = lambda rendition_name: None
+        """Told of each request for a rendition, with its name, and of requests for a list of them, with none."""
+        self._asleep: dict[str, Init] = {}
+        self._waking: dict[str, float] = {}
         self._clock = clock
         self._wall_us = wall_us
         self._cuts = Cuts()
@@ -115,12 +123,15 @@ class Presentation:
             steps.join(rendition.name)
         self._audio = [(name, a) for name, a in self._lanes.items() if isinstance(a, Audio)]
         named = {r.name for r in renditions}
+        self._asleep = {name: init for name, init in self._asleep.items() if name in named}
         self.lost([name for name in self._lanes if name not in named])
         self._touch()
 
     def cut(self, cut: Cut) -> None:
         """A segment starts at `cut`; called before the packets that belong to it."""
         self._cuts.add(cut)
+        for name in self._asleep:
+            self.shelves[name].fade(self._clock())
         self._barrier = None
         self._pump()
 
@@ -172,10 +183,39 @@ class Presentation:
         next cut that they reach becomes a gap."""
         for name in rendition_names:
             found = self._lanes.get(name)
-            if found is None or found.lost:
+            if found is None or found.lost or name in self._asleep:
                 continue
             self._push(name, found.lose())
             self._steps().leave(name)
+
+    def sleep(self, rendition_name: str) -> bool:
+        """Nobody asks for this rendition and nothing more comes of it, until `wake`: it stays in the multivariant
+        playlist and the MPD. False where that cannot be, since it has not begun yet."""
+        found = self._lanes.get(rendition_name)
+        if found is None or found.init is None or rendition_name in self._asleep:
+            return False
+        self._push(rendition_name, found.lose())
+        self._steps().leave(rendition_name)
+        self._waking.pop(rendition_name, None)
+        self._asleep[rendition_name] = found.init
+        self._touch()
+        return True
+
+    def wake(self, rendition_name: str, cuts_back: int) -> None:
+        """The rendition comes again, from that many cuts before the newest one on (0: from the newest on)."""
+        if self._asleep.pop(rendition_name, None) is None:
+            return
+        last = self._cuts.last
+        if last is not None:
+            found, shelf, above = self._lanes[rendition_name], self.shelves[rendition_name], last.msn - cuts_back - 1
+            if above > found.msn or not shelf.listed:
+                shelf.clear(self._clock())
+            found.resume(above)
+        self._waking[rendition_name] = self._clock()
+
+    def sleeps(self, rendition_name: str) -> bool:
+        """Whether the rendition is listed without anything of it being there now."""
+        return rendition_name in self._asleep or rendition_name in self._waking
 
     def end(self) -> None:
         """Nothing more will come. Idempotent."""
@@ -252,9 +292,24 @@ class Presentation:
                     self._next_cut(shelf),
                 )
                 for name, shelf in self.shelves.items()
-                if shelf.shows
+                if shelf.shows and name not in self._asleep and name not in self._waking
             }
         return self._windows
+
+    @property
+    def listed(self) -> dict[str, Window]:
+        """`windows`, and of video renditions that are asleep what there would be: all video is cut alike."""
+        windows = dict(self.windows)
+        video = [w for w in windows.values() if w.rendition.kind is Kind.VIDEO and w.shown]
+        awake = max(video, key=lambda w: w.last_part, default=None)
+        if awake is None:
+            return windows
+        for name in (*self._asleep, *self._waking):
+            init = self._asleep.get(name) or self._lanes[name].init
+            segments = tuple(replace(s, init=init) for s in awake.segments)
+            current = replace(awake.current, init=init) if awake.current else None
+            windows[name] = replace(awake, rendition=self.shelves[name].rendition, segments=segments, current=current)
+        return windows
 
     def _next_cut(self, shelf: Shelf) -> int | None:
         """Where the segment in the making will end, if that is known already."""
@@ -264,6 +319,11 @@ class Presentation:
 
     def track(self, rendition_name: str) -> Track | None:
         """The configuration of a rendition's newest segment."""
+        asleep = self._asleep.get(rendition_name) or (
+            self._lanes[rendition_name].init if rendition_name in self._waking else None
+        )
+        if asleep is not None:
+            return asleep.track
         shelf = self.shelves.get(rendition_name)
         if shelf is None:
             return None
@@ -390,6 +450,11 @@ class Presentation:
             if isinstance(event, Made):
                 self._published = max(self._published, event.end_90k)
             changed.add(name)
+        for name, since in list(self._waking.items()):
+            behind = self._published - self._lanes[name].end_90k
+            if self.shelves[name].shows and (behind < self.part_length * VIDEO_TIMESCALE or now - since > WAKE_S):
+                del self._waking[name]
+                changed.add(name)
         self._bound_memory(now)
         self._touch(changed)
 
@@ -397,7 +462,7 @@ class Presentation:
         """Renditions without a source keep step with gaps."""
         slack = self.settings.segment_s * VIDEO_TIMESCALE // 2
         for name, found in self._lanes.items():
-            if not found.started:
+            if not found.started or name in self._asleep or name in self._waking:
                 continue
             if not found.lost and self._published - found.end_90k > SILENT_SEGMENTS * 2 * slack:
                 self._steps().push(name, found.lose(), now)

@@ -44,14 +44,14 @@ def mpd(presentation: Presentation) -> bytes:
             latency_s=presentation.settings.latency_target_s,
             ended=presentation.ended,
         )
-        body = presentation.rendered["mpd"] = dash.render(entries(presentation), presentation.windows, facts)
+        body = presentation.rendered["mpd"] = dash.render(entries(presentation), presentation.listed, facts)
     return body
 
 
 def entries(presentation: Presentation) -> list[master.Entry]:
     """Declared renditions with a first part, in declared order, with what was measured of them."""
     found = []
-    windows = presentation.windows
+    windows = presentation.listed
     for order, rendition in enumerate(presentation.renditions):
         window, track = windows.get(rendition.name), presentation.track(rendition.name)
         if window is None or track is None or not window.shown:

@@ -130,6 +130,16 @@ class Lane:
         """Where the newest packet ends, in presentation time."""
         return rescale(self._end + self._lead, self.timescale, VIDEO_TIMESCALE)
 
+    @property
+    def init(self) -> Init | None:
+        """The CMAF header in use."""
+        return self._init
+
+    def resume(self, above_msn: int) -> None:
+        """It slept, and what comes next has numbers above `above_msn`: what lies between is not missed."""
+        self.msn = max(self.msn, above_msn)
+        self.lost = False
+
     def lose(self) -> list[Event]:
         """Its source died: the open segment ends where it is; the next starts at a cut."""
         events = self._finish()

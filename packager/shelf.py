@@ -94,6 +94,18 @@ class Shelf:
         old = self.listed.popleft()
         self._kept.append((now + old.duration / old.timescale + self._longest_s, old))
 
+    def clear(self, now: float) -> None:
+        """List nothing any more; what comes next need not follow on what was there."""
+        while self.listed:
+            self.unlist(now)
+        self.first_msn = None
+
+    def fade(self, now: float) -> None:
+        """A segment has passed of which nothing was made here: the oldest that is listed goes, as it always does."""
+        if self.listed:
+            self.unlist(now)
+        self.expire(now)
+
     def expire(self, now: float) -> None:
         """Forget what nobody may ask for any more."""
         while self._kept and self._kept[0][0] <= now:
