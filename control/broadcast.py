@@ -20,7 +20,6 @@ from enum import Enum
 
 import structlog
 
-from control.demand import Demand
 from control.distributor import Distributor, Planner
 from control.health import Meter
 from control.limits import Finding, Limits
@@ -75,11 +74,8 @@ class Broadcast:
         on_end: Callable[[Broadcast], None],
         after: asyncio.Task[None] | None = None,
         limits: LimitSettings | None = None,
-        rungs: str = "always",
     ) -> None:
-        """`after`: the last work of the broadcast that used `presentation` before; it is waited for. `rungs`: see
-        `TranscodeSettings.rungs`."""
-        self._rungs = rungs
+        """`after`: the last work of the broadcast that used `presentation` before; it is waited for."""
         self.id = id
         self.stream = stream
         self.presentation = presentation
@@ -194,7 +190,11 @@ class Broadcast:
             await self.distributor.job.close(drain=True)
             self.distributor.job = None
         self.distributor.close()
-        if self._shown:
+        if not self._shown:
+            return
+        if self.end_reason == StopReason.DRAIN.value:
+            self.presentation.suspend()  # the publisher may find us again in a moment, and its viewers with it
+        else:
             self.presentation.end()
 
     def use(self, planner: Planner) -> None:
@@ -290,11 +290,7 @@ class Broadcast:
         self._shown = True
         self.distributor.declare()
         try:
-            if self._rungs == "watched":
-                demand = Demand(plan, self, self.presentation, self._pool, self._pool.settings, self.stream)
-                self.distributor.job = await demand.start()
-            else:
-                self.distributor.job = await self._pool.open(plan, self, name=self.stream)
+            self.distributor.job = await self._pool.open(plan, self, name=self.stream)
         except HeadraceError as error:
             self.failed(error.text, "")
         self._opening = None

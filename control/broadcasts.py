@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -20,6 +20,7 @@ from control.distributor import Planner
 from control.keys import Grant
 from ingest.ports import StopReason
 from ingest.settings import LimitSettings
+from packager.archive import Archive, Restored
 from packager.presentation import Presentation
 from packager.settings import PackagerSettings
 from transcode.pool import Pool
@@ -43,11 +44,14 @@ class Broadcasts:
         *,
         keep_ended_s: float,
         limits: LimitSettings | None = None,
+        archive: Archive | None = None,
     ) -> None:
+        """`archive`: where streams with a rewind window keep their segments; None: none has one."""
         self._pool = pool
         self._packaging = packaging
         self._spawn = spawn
         self._keep_ended_s = keep_ended_s
+        self.archive = archive
         self._limits = limits or LimitSettings()
         self.limit_ends: dict[str, int] = {}
         """Broadcasts that a limit ended, by limit."""
@@ -67,7 +71,9 @@ class Broadcasts:
         """A new broadcast of the granted stream, still without a publisher."""
         presentation = self._shown.get(grant.playback_id)
         if presentation is None:
-            presentation = self._shown[grant.playback_id] = Presentation(grant.playback_id, self._packaging)
+            presentation = self._shown[grant.playback_id] = Presentation(
+                grant.playback_id, self._packaging, archive=self.archive, dvr_window_s=grant.settings.dvr_window_s
+            )
         broadcast = Broadcast(
             secrets.token_hex(6),
             grant.stream_name,
@@ -79,11 +85,20 @@ class Broadcasts:
             on_end=lambda ended: self._ended(grant, ended),
             after=self._finishing.get(grant.playback_id),
             limits=self._limits,
-            rungs=grant.settings.rungs or self._pool.settings.rungs,
         )
         self._live[grant.stream_id] = broadcast
         self._ended_at.pop(grant.playback_id, None)
         return broadcast
+
+    def recall(self, restored: Sequence[Restored]) -> None:
+        """Show again what an earlier run of this node left on disk, as ended broadcasts that a new one continues."""
+        for found in restored:
+            window_s = float(found.meta.get("dvr_window_s", 0))
+            presentation = Presentation(found.playback_id, self._packaging, archive=self.archive, dvr_window_s=window_s)
+            presentation.recall(found)
+            self._shown[found.playback_id] = presentation
+            self._ended_at[found.playback_id] = time.monotonic()
+            log.info("broadcast_recalled", playback_id=found.playback_id)
 
     def _ended(self, grant: Grant, broadcast: Broadcast) -> None:
         if self._live.get(grant.stream_id) is broadcast:
@@ -122,7 +137,10 @@ class Broadcasts:
         for broadcast in self._live.values():
             broadcast.tick(now, wall)
         for playback_id, at in list(self._ended_at.items()):
-            if now - at > self._keep_ended_s:
+            shown = self._shown.get(playback_id)
+            if now - at > max(self._keep_ended_s, shown.keep_s if shown is not None else 0):
+                if shown is not None:
+                    shown.discard()
                 self._shown.pop(playback_id, None)
                 self._finishing.pop(playback_id, None)
                 del self._ended_at[playback_id]

@@ -38,6 +38,7 @@ from ingest.srt.library import SrtUnavailable
 from ingest.srt.server import SrtServer
 from ingest.whip.endpoint import WhipEndpoint
 from media.errors import HeadraceError, Refused
+from packager.archive import Archive, load
 from packager.origin import Origin
 from transcode.hardware import probe
 from transcode.pool import Pool
@@ -138,6 +139,7 @@ class Node:
         settings = self._settings
         self._spawn(self._services.run())
         stack.callback(self._services.directory.on_change(self.gate.on_change))
+        await self._open_archive(stack)
         await self.pool.start()
         stack.push_async_callback(self.pool.stop)
         socket_path = self._sockets / "origin.sock"
@@ -162,6 +164,21 @@ class Node:
         self._spawn(self._tick())
         self._spawn(self._probe())
         await self._start_listeners()
+
+    async def _open_archive(self, stack: contextlib.AsyncExitStack) -> None:
+        """The disk of the rewind windows, and what an earlier run left there."""
+        packaging = self._settings.packager
+        root = packaging.dvr_folder or self._data / "dvr"
+        await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True)
+        self.broadcasts.archive = archive = Archive(
+            root,
+            asyncio.get_running_loop().call_soon_threadsafe,
+            node_bytes=packaging.dvr_node_bytes,
+            stream_bytes=packaging.dvr_stream_bytes,
+            min_free_bytes=packaging.dvr_min_free_bytes,
+        )
+        stack.push_async_callback(asyncio.to_thread, archive.close)
+        self.broadcasts.recall(await asyncio.to_thread(load, root))
 
     async def _serve(self, stack: contextlib.AsyncExitStack, server: HttpServer) -> None:
         assert self._group is not None

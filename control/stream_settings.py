@@ -23,6 +23,13 @@ class StreamSettings(BaseModel):
         le=1800,
         description="Seconds that viewers are kept after the publisher is lost, for it to come back in.",
     )
+    dvr_window_s: int = Field(
+        default=0,
+        ge=0,
+        le=14 * 86_400,
+        description="Seconds that viewers can rewind, and that a broadcast stays watchable after its end, from disk; "
+        "0: as far as the memory reaches.",
+    )
     ladder: tuple[str, ...] | None = Field(
         default=None,
         description="A ladder by its name (`mobile`, or one of your own), or rungs under the source, e.g. "
@@ -32,11 +39,6 @@ class StreamSettings(BaseModel):
         default=(),
         description="`LANGUAGE:NAME` for each audio track in order, over what the publisher says, e.g. "
         "`en:English,de:Commentary`; either part may be empty.",
-    )
-    rungs: Literal["always", "watched"] | None = Field(
-        default=None,
-        description="`always`: every rung is encoded; `watched`: those that somebody asks for; unset: as the server's "
-        "`transcode.rungs` says.",
     )
     srt_passphrase: Literal["off", "required"] = Field(
         default="off",

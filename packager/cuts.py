@@ -61,6 +61,13 @@ class Cuts:
         pts, wall_us = last.pts + length_s * VIDEO_TIMESCALE, last.wall_us + length_s * 1_000_000
         return self._append(last.msn + 1, pts, wall_us, False)
 
+    def recall(self, known: list[Boundary], start_us: int) -> None:
+        """Go on after the cuts of an earlier run of the server, oldest first."""
+        self._known.extend(known)
+        for boundary in known:
+            self.eras.setdefault(boundary.discontinuities, boundary)
+        self.start_us = start_us
+
     def restart(self) -> None:
         """The next cut is the first of another broadcast, with a timeline of its own."""
         self._first_of_broadcast = True

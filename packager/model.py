@@ -5,7 +5,7 @@ Times are integers in the rendition's own timescale, on the stream's timeline; w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from media.rendition import Rendition
@@ -66,6 +66,8 @@ class Segment:
     complete: bool = False
     gap: bool = False
     size_bytes: int = 0
+    stored: bool = False
+    """Its bytes are on disk alone; `parts` is empty."""
 
     @property
     def msn(self) -> int:
@@ -98,6 +100,10 @@ class Window:
     next_part: tuple[int, int]
     """(msn, index) of the part that is expected next."""
     first_msn: int
+    texts: dict[int, str] = field(default_factory=dict, compare=False)
+    """Lines of old segments as rendered before, by number: a long window is not written anew each time."""
+    rewind: bool = False
+    """Whether the window is much longer than a player should buffer: joining at its end must be said."""
 
     @property
     def last_complete(self) -> int:

@@ -185,6 +185,8 @@ class Origin:
             if segment is not None and segment.complete:
                 if segment.gap:
                     return replies.not_found("Nothing came for this segment.")
+                if segment.stored:
+                    return await self._from_disk(presentation, name, msn)
                 body = tuple(part.data for part in segment.parts if part.data)
                 return replies.media(body, _media_type(presentation, name), f"{presentation.epoch}-{name}-{msn}")
             if segment is not None and segment.parts:
@@ -196,6 +198,14 @@ class Origin:
                 return replies.not_found("This segment is not, or no longer, available.")
             if not await self._wait(presentation, name, deadline):
                 return replies.too_late("The segment does not come.")
+
+    async def _from_disk(self, presentation: Presentation, name: str, msn: int) -> Reply:
+        path = presentation.stored(name, msn)
+        try:
+            body = await asyncio.to_thread(path.read_bytes)
+        except OSError:
+            return replies.not_found("This segment is no longer available.")
+        return replies.media((body,), _media_type(presentation, name), f"{presentation.epoch}-{name}-{msn}")
 
     async def _stream(self, send: Send, presentation: Presentation, name: str, msn: int, *, head: bool) -> None:
         """The segment that is being made, one chunk a write (low-latency DASH)."""

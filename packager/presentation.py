@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import structlog
 
@@ -28,6 +29,8 @@ from media.errors import HeadraceError
 from media.packet import Packet
 from media.rendition import Rendition
 from media.track import Kind, Track
+from packager import recall
+from packager.archive import Archive, Reel, Restored
 from packager.cuts import ORIGIN_S, Cuts
 from packager.grid import Grid, choose
 from packager.lockstep import Lockstep
@@ -59,8 +62,11 @@ class Presentation:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        archive: Archive | None = None,
+        dvr_window_s: float = 0,
     ) -> None:
-        """`clock`: steady seconds. `wall_us`: UTC in microseconds since 1970."""
+        """`clock`: steady seconds. `wall_us`: UTC in microseconds since 1970. `dvr_window_s`: how far viewers can
+        rewind, from `archive`; 0: as far as the memory reaches."""
         self.playback_id = playback_id
         self.settings = settings
         self.published_us = wall_us()
@@ -68,6 +74,8 @@ class Presentation:
         self.epoch = _base36(self.published_us // 1000)
         self.thumbnail: bytes | None = None
         self.ended = False
+        self.dvr_window_s = dvr_window_s if archive is not None else 0.0
+        self._reel = Reel(archive, playback_id, self.epoch) if archive is not None and dvr_window_s > 0 else None
         self.version = 0
         """Grows with every publication."""
         self.dropped_packets = 0
@@ -118,10 +126,11 @@ class Presentation:
                 rendition, self._cuts, self._grid, self.epoch, above, self._fresh(rendition)
             )
             if rendition.name not in self.shelves:
-                self.shelves[rendition.name] = Shelf(rendition, self.settings.window_segments)
+                self.shelves[rendition.name] = self._shelf(rendition)
             self.rates[rendition.name] = Rates(self.settings.segment_s, rendition.bitrate)
             steps.join(rendition.name)
         self._audio = [(name, a) for name, a in self._lanes.items() if isinstance(a, Audio)]
+        self.describe()
         named = {r.name for r in renditions}
         self._asleep = {name: init for name, init in self._asleep.items() if name in named}
         self.lost([name for name in self._lanes if name not in named])
@@ -223,9 +232,19 @@ class Presentation:
             return
         self.pause()
         self.ended = True
+        self.describe(clean=True)
         self._touch()
         longest_s = (self.settings.window_segments + 2) * self.settings.segment_s
         self._arm(self._clock() + 2 * longest_s)
+
+    def suspend(self) -> None:
+        """The server goes down and another run will go on from disk: nothing is open, and nobody is told of an end.
+        Without a rewind window there is nothing to go on from, and it ends."""
+        if self._reel is None:
+            self.end()
+            return
+        self.pause()
+        self.describe(clean=True)
 
     def restart(self) -> None:
         """Another broadcast follows under the same playback id, with a timeline and cuts of its own from zero on.
@@ -456,6 +475,7 @@ class Presentation:
                 del self._waking[name]
                 changed.add(name)
         self._bound_memory(now)
+        self._bound_disk(now)
         self._touch(changed)
 
     def _fill_gaps(self, now: float) -> None:
@@ -488,6 +508,79 @@ class Presentation:
             for shelf in shelves:
                 if len(shelf.listed) == len(longest.listed):
                     shelf.unlist(now)
+
+    def _bound_disk(self, now: float) -> None:
+        """The oldest of this stream goes when it, or the node with it, takes more room than it may."""
+        reel = self._reel
+        if reel is None:
+            return
+        budget, node = reel.archive.stream_bytes, reel.archive.node_bytes
+        while reel.size_bytes > budget or reel.archive.size_bytes > node:
+            longest = max((len(shelf.listed) for shelf in self.shelves.values()), default=0)
+            if longest <= self.settings.window_segments or not self.drop_oldest():
+                return
+
+    def drop_oldest(self) -> bool:
+        """Take the oldest segment out of every playlist, and its bytes away; False where only memory is left."""
+        now = self._clock()
+        longest = max((len(shelf.listed) for shelf in self.shelves.values()), default=0)
+        if longest <= MIN_LISTED:
+            return False
+        self.evicted_early += 1
+        for shelf in self.shelves.values():
+            if len(shelf.listed) == longest:
+                shelf.unlist(now)
+            while shelf.forget():
+                pass
+        return True
+
+    def _shelf(self, rendition: Rendition) -> Shelf:
+        long_limit = math.ceil(self.dvr_window_s / self.settings.segment_s) if self._reel is not None else 0
+        return Shelf(rendition, self.settings.window_segments, self._reel, long_limit)
+
+    def describe(self, *, clean: bool = False) -> None:
+        """Write down what a later run of the server needs to go on. `clean`: every segment that was shown is kept."""
+        if self._reel is None or self._grid is None:
+            return
+        self._reel.describe(recall.describe(self, self._grid, clean=clean))
+
+    def stored(self, rendition_name: str, msn: int) -> Path:
+        """The file of a segment whose bytes are on disk alone."""
+        assert self._reel is not None, "without an archive nothing is stored"
+        return self._reel.path(rendition_name, msn)
+
+    @property
+    def keep_s(self) -> float:
+        """How long it stays watchable after its end."""
+        return self.dvr_window_s
+
+    def discard(self) -> None:
+        """It is kept no longer: what is on disk goes, too."""
+        if self._reel is not None:
+            self._reel.remove(self.playback_id)
+
+    def recall(self, restored: Restored) -> None:
+        """Take over what an earlier run left on disk: an ended presentation, which `restart` continues. Numbers that
+        may have been shown before the server died, and are not on disk, become gaps and are not used again."""
+        self._grid = recall.grid(restored.meta)
+        self.epoch = restored.meta["epoch"]
+        if self._reel is not None:
+            self._reel.adopt(self.epoch)
+        self.renditions = recall.renditions(restored.meta)
+        kept = recall.segments(restored, self._grid.segment_s)
+        for rendition in self.renditions:
+            if not kept.get(rendition.name):
+                continue
+            shelf = self.shelves[rendition.name] = self._shelf(rendition)
+            shelf.restore(kept[rendition.name])
+            rates = self.rates[rendition.name] = Rates(self.settings.segment_s, rendition.bitrate)
+            for segment in shelf.listed:
+                rates.add(segment)
+            self._lanes[rendition.name] = lane(rendition, self._cuts, self._grid, self.epoch, -1, shelf.inits_seen)
+        self._cuts.recall([s.boundary for s in max(kept.values(), key=len)], restored.meta["start_us"])
+        self._cuts.restart()
+        self.ended = True
+        self._touch()
 
     def _touch(self, names: Iterable[str] | None = None) -> None:
         """Something changed: a new version, and whoever waits for it is woken."""

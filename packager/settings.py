@@ -48,6 +48,20 @@ class PackagerSettings(BaseModel):
         ge=1024 * 1024,
         description="Bound on the media bytes kept for one stream; beyond it old segments go early, counted.",
     )
+    dvr_stream_bytes: int = Field(
+        20 * 1024**3, ge=0, description="Disk that one stream's rewind window may take; the oldest segments go first."
+    )
+    dvr_node_bytes: int = Field(
+        100 * 1024**3, ge=0, description="Disk that the rewind windows of all streams of this node may take together."
+    )
+    dvr_min_free_bytes: int = Field(
+        1024**3,
+        ge=0,
+        description="Disk that is left free in any case; below it segments stay in memory alone, with an alarm.",
+    )
+    dvr_folder: Path | None = Field(
+        None, description="Folder of segments for rewinding and replay; unset: `dvr` in the data folder."
+    )
     latency_target_s: float = Field(
         3.0, ge=1.0, le=30.0, description="Latency that the DASH manifest asks players to hold, in seconds."
     )

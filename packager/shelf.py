@@ -4,6 +4,7 @@
 |---|---|---|
 | current | its parts | its parts; its own URL streams |
 | listed | yes | yes |
+| stored | yes | from disk; its bytes have left the memory |
 | kept | no | until its duration plus the longest playlist's have passed (RFC 8216bis 6.2.2) |
 | gone | no | no |
 """
@@ -16,6 +17,7 @@ from fractions import Fraction
 
 from media.clock import VIDEO_TIMESCALE
 from media.rendition import Rendition
+from packager.archive import Reel
 from packager.model import Init, Part, Segment, Window
 from packager.segmenter import Closed, Event, Made, Missed, Opened
 
@@ -29,7 +31,8 @@ GUESS_SLACK_S = 0.04
 class Shelf:
     """One per rendition; `now` in seconds of any steady clock."""
 
-    def __init__(self, rendition: Rendition, limit: int) -> None:
+    def __init__(self, rendition: Rendition, limit: int, reel: Reel | None = None, long_limit: int = 0) -> None:
+        """`limit`: segments held in memory and listed; with a `reel`, `long_limit` are listed, the older from disk."""
         self.rendition = rendition
         self.listed: deque[Segment] = deque()
         self.current: Segment | None = None
@@ -37,7 +40,12 @@ class Shelf:
         self.inits_seen = 0
         self.size_bytes = 0
         self.first_msn: int | None = None
+        self.reel = reel
+        self.long_limit = long_limit
         self._limit = limit
+        self._on_disk: set[int] = set()
+        self._listed_s = 0.0
+        self._texts: dict[int, str] = {}
         self._kept: deque[tuple[float, Segment]] = deque()
         self._by_msn: dict[int, Segment] = {}
         self._longest_s = 0.0
@@ -83,15 +91,41 @@ class Shelf:
     def _list(self, segment: Segment, now: float) -> Segment:
         self.listed.append(segment)
         self._by_msn[segment.msn] = segment
-        listed_s = sum(s.duration / s.timescale for s in self.listed)
-        self._longest_s = max(self._longest_s, listed_s)
-        while len(self.listed) > self._limit:
+        self._listed_s += segment.duration / segment.timescale
+        self._longest_s = max(self._longest_s, self._listed_s)
+        if self.reel is not None and self.long_limit > self._limit:
+            self.reel.save(self.rendition.name, segment, lambda good: self._saved(segment.msn, good))
+            self._age(now)
+        limit = max(self._limit, self.long_limit if self.reel is not None else 0)
+        while len(self.listed) > limit:
             self.unlist(now)
         return segment
+
+    def _saved(self, msn: int, good: bool) -> None:
+        if good:
+            self._on_disk.add(msn)
+
+    def _age(self, now: float) -> None:
+        """Let the bytes go that are safe on disk; what is not there when its time comes takes all older ones along."""
+        place = len(self.listed) - self._limit - 1
+        if place < 0:
+            return
+        old = self.listed[place]
+        if old.stored or old.gap:
+            return
+        if old.msn not in self._on_disk:
+            for _ in range(place + 1):
+                self.unlist(now)
+            return
+        slim = replace(old, parts=(), stored=True)
+        self.listed[place] = self._by_msn[old.msn] = slim
+        self.size_bytes -= old.size_bytes
 
     def unlist(self, now: float) -> None:
         """Take the oldest segment out of the playlist; its bytes stay for as long as they must."""
         old = self.listed.popleft()
+        self._listed_s -= old.duration / old.timescale
+        self._texts.pop(old.msn, None)
         self._kept.append((now + old.duration / old.timescale + self._longest_s, old))
 
     def clear(self, now: float) -> None:
@@ -117,12 +151,18 @@ class Shelf:
             return False
         _, old = self._kept.popleft()
         del self._by_msn[old.msn]
-        self.size_bytes -= old.size_bytes
+        if not old.stored:
+            self.size_bytes -= old.size_bytes
+        if self.reel is not None and old.msn in self._on_disk:
+            self._on_disk.discard(old.msn)
+            self.reel.drop(self.rendition.name, old)
         if len(self.inits) > 1:
-            used = {s.init.name for s in self._by_msn.values() if s.init}
-            if self.current and self.current.init:
-                used.add(self.current.init.name)
-            self.inits = {name: init for name, init in self.inits.items() if name in used}
+            following = self._kept[0][1] if self._kept else self.listed[0] if self.listed else self.current
+            if old.init is not None and following is not None and following.init is not old.init:
+                used = {s.init.name for s in self._by_msn.values() if s.init}
+                if self.current and self.current.init:
+                    used.add(self.current.init.name)
+                self.inits = {name: init for name, init in self.inits.items() if name in used}
         return True
 
     def window(
@@ -142,6 +182,8 @@ class Shelf:
             ended=ended,
             next_part=self._next_part(target_s, part_target, next_cut),
             first_msn=first,
+            texts=self._texts,
+            rewind=len(self.listed) > max(self._limit, MIN_LISTED),
         )
 
     def _next_part(self, target_s: int, part_target: Fraction, next_cut: int | None) -> tuple[int, int]:
@@ -158,6 +200,22 @@ class Shelf:
         if current.parts and current.duration / current.timescale >= length_s - GUESS_SLACK_S:
             return current.msn + 1, 0
         return current.msn, len(current.parts)
+
+    def restore(self, segments: list[Segment]) -> None:
+        """Take over what an earlier run left on disk."""
+        for segment in segments:
+            if segment.init is not None:
+                self.inits.setdefault(segment.init.name, segment.init)
+            self._note(segment.msn)
+            self.listed.append(segment)
+            self._by_msn[segment.msn] = segment
+            self._listed_s += segment.duration / segment.timescale
+            self._on_disk.add(segment.msn)
+            if self.reel is not None:
+                self.reel.size_bytes += segment.size_bytes
+        self._longest_s = self._listed_s
+        numbers = [int(name.rsplit("-", 1)[1].split(".")[0]) for name in self.inits]
+        self.inits_seen = max(numbers, default=-1) + 1
 
     def segment(self, msn: int) -> Segment | None:
         """A segment whose bytes are still here, complete or current."""

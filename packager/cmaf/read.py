@@ -147,6 +147,16 @@ def _header(data: bytes) -> Header:
     return Header(track.kind, timescale, codec, name, track.width, track.height, defaults)
 
 
+def track(data: bytes) -> Track:
+    """The track that an initialisation segment of ours describes. Raises `ProtocolError`."""
+    stsd = _find(data, b"moov/trak/mdia/minf/stbl/stsd")
+    entry = next(boxes(data, stsd.body + 8, stsd.end), None) if stsd else None
+    found = _track(data, entry) if entry else None
+    if found is None:
+        raise ProtocolError("The initialisation segment describes no known codec.", slug="bad_init")
+    return found
+
+
 def _track(data: bytes, entry: Box) -> Track | None:
     try:
         if entry.kind in _VIDEO:
@@ -157,7 +167,8 @@ def _track(data: bytes, entry: Box) -> Track | None:
             esds = _find(data, b"esds", entry.body + 28, entry.end)
             return audio_track(100, Codec.AAC, _audio_config(data[esds.body + 4 : esds.end])) if esds else None
         if entry.kind == b"Opus":
-            head = opus_codec.build_head(opus_codec.OpusHead(channels=2))
+            channels = struct.unpack_from(">H", data, entry.body + 16)[0]
+            head = opus_codec.build_head(opus_codec.OpusHead(channels=min(2, max(1, channels))))
             return audio_track(100, Codec.OPUS, head)
     except ProtocolError:
         raise

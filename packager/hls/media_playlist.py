@@ -56,13 +56,21 @@ def render(window: Window, others: Iterable[Report] = (), *, delta: bool = False
     parts_from = _parts_from(window, shown)
     # A delta resolves by itself: its first segment states its map, as in a full playlist.
     init: Init | None = None
-    for segment in shown[skipped:]:
+    texts = window.texts
+    for place, segment in enumerate(shown[skipped:]):
+        old = segment.msn < parts_from and segment.complete
+        if old and place and segment.init is init and segment.msn in texts:
+            lines.append(texts[segment.msn])
+            continue
         if segment.init is not None and segment.init is not init:
             init = segment.init
             map_line = f'#EXT-X-MAP:URI="{init.name}"'
         else:
             map_line = ""
-        lines += _segment(window, segment, map_line, segment.msn >= parts_from)
+        made = _segment(window, segment, map_line, segment.msn >= parts_from)
+        if old and place and not map_line:
+            texts[segment.msn] = "\n".join(made)
+        lines += made
     if window.ended:
         lines.append("#EXT-X-ENDLIST")
     else:
@@ -89,6 +97,9 @@ def _header(window: Window, shown: tuple[Segment, ...]) -> list[str]:
     # Always present: any live stream may come to a discontinuity (APPLE 8.17).
     lines.append(f"#EXT-X-DISCONTINUITY-SEQUENCE:{window.discontinuity_sequence}")
     lines.append("#EXT-X-INDEPENDENT-SEGMENTS")
+    if window.rewind and not window.ended:
+        # Join at the live edge, as near as an ordinary join would be, and not where the window begins.
+        lines.append(f"#EXT-X-START:TIME-OFFSET=-{decimal(part_hold_back(window.part_target))}")
     return lines
 
 

@@ -1,0 +1,161 @@
+"""The rewind window: segments on disk, budgets, a disk that fails, and a server that starts again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from packager import render
+from packager.archive import Archive, load
+from packager.hls import lint, parse
+from packager.presentation import Presentation
+from packager.settings import PackagerSettings
+
+SETTINGS = PackagerSettings(window_segments=6)
+
+
+class Desk:
+    """An archive whose answers come when the test says so."""
+
+    def __init__(self, root: Path, **limits: int) -> None:
+        self.answers: list[tuple] = []
+        self.archive = Archive(
+            root, lambda *call: self.answers.append(call),
+            **{"node_bytes": 10**12, "stream_bytes": 10**12, "min_free_bytes": 0} | limits,
+        )  # fmt: skip
+
+    def settle(self) -> None:
+        end = time.monotonic() + 10
+        done: list[bool] = []
+        while not self.archive.put(lambda: None, lambda good: done.append(good)):
+            time.sleep(0.001)
+        while not done and time.monotonic() < end:
+            while self.answers:
+                call = self.answers.pop(0)
+                call[0](*call[1:])
+            time.sleep(0.001)
+        assert done
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    it = Desk(tmp_path)
+    yield it
+    it.archive.close()
+
+
+def play(studio: SimpleNamespace, presentation: Presentation, desk: Desk, *, end: bool = True) -> None:
+    feeds = studio.long
+    presentation.declare([feed.rendition for feed in feeds])
+    for event in studio.script(feeds, studio.cuts_of(feeds[0])):
+        studio.play(presentation, [event], end=False)
+        if not isinstance(event[2], type(feeds[0].packets[0])):
+            desk.settle()
+    if end:
+        presentation.end()
+    desk.settle()
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def playlist(presentation: Presentation, *, delta: bool = False, name: str = "source") -> parse.MediaPlaylist:
+    found = parse.parse(render.media_playlist(presentation, presentation.windows[name], delta=delta))
+    assert isinstance(found, parse.MediaPlaylist)
+    assert lint.check(found) == []
+    return found
+
+
+async def test_old_segments_come_from_disk_and_are_the_same_bytes(studio: SimpleNamespace, desk: Desk) -> None:
+    presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+    memory = Presentation("x", PackagerSettings(window_segments=30))
+    play(studio, presentation, desk, end=False)
+    play(studio, memory, desk, end=False)
+    listed = presentation.windows["source"].segments
+    assert [s.msn for s in listed] == list(range(16))
+    assert [s.stored for s in listed] == [True] * 10 + [False] * 6
+    assert presentation.size_bytes < memory.size_bytes / 2
+    full, delta = playlist(presentation), playlist(presentation, delta=True)
+    assert len(full.segments) == 17
+    assert delta.skipped >= 9
+    assert lint.merge(delta, full)[1] == []
+    async with studio.serve({"x": presentation}) as base, studio.serve({"x": memory}) as other:
+        for segment in (full.segments[0], full.segments[9], full.segments[12]):
+            ours = await asyncio.to_thread(get, f"{base}/live/x/source/{segment.uri}")
+            theirs = await asyncio.to_thread(get, f"{other}/live/x/source/seg-{memory.epoch}-{segment.msn}.m4s")
+            assert len(ours) > 100
+            assert ours == theirs
+
+
+def test_a_disk_that_fails_leaves_the_memory_and_an_alarm(studio: SimpleNamespace, tmp_path: Path) -> None:
+    desk = Desk(tmp_path, min_free_bytes=10**18)
+    presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+    play(studio, presentation, desk, end=False)
+    assert [s.msn for s in presentation.windows["source"].segments] == list(range(10, 16))
+    assert desk.archive.failing
+    assert desk.archive.failures > 10
+    assert not list(tmp_path.rglob("*.m4s"))
+    desk.archive.close()
+
+
+def test_the_budget_of_a_stream_takes_the_oldest(studio: SimpleNamespace, tmp_path: Path) -> None:
+    free = Desk(tmp_path / "free")
+    presentation = Presentation("x", SETTINGS, archive=free.archive, dvr_window_s=3600)
+    play(studio, presentation, free, end=False)
+    whole = free.archive.size_bytes
+    tight = Desk(tmp_path / "tight", stream_bytes=whole * 2 // 3)
+    presentation = Presentation("x", SETTINGS, archive=tight.archive, dvr_window_s=3600)
+    play(studio, presentation, tight, end=False)
+    assert tight.archive.size_bytes <= whole * 2 // 3
+    assert 6 <= len(presentation.windows["source"].segments) < 16
+    on_disk = sum(path.stat().st_size for path in (tmp_path / "tight").rglob("seg-*.m4s"))
+    assert on_disk == tight.archive.size_bytes
+    playlist(presentation)
+    free.archive.close()
+    tight.archive.close()
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_restarted_server_goes_on_where_it_was(studio: SimpleNamespace, tmp_path: Path, clean: bool) -> None:
+    desk = Desk(tmp_path)
+    presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+    play(studio, presentation, desk, end=clean)
+    before = playlist(presentation)
+    desk.archive.close()
+
+    again = Desk(tmp_path)
+    (found,) = load(tmp_path)
+    later = Presentation("x", SETTINGS, archive=again.archive, dvr_window_s=3600)
+    later.recall(found)
+    recalled = playlist(later)
+    assert recalled.ended
+    assert [s.uri for s in recalled.segments[:16]] == [s.uri for s in before.segments[:16]]
+    assert [s.date_time for s in recalled.segments[:16]] == [s.date_time for s in before.segments[:16]]
+    last = before.segments[-1].msn if clean else 15 + 3
+    assert recalled.segments[-1].msn == last
+    assert [s.msn for s in recalled.segments if s.gap] == ([] if clean else [16, 17, 18])
+    later.restart()
+    play(studio, later, again, end=False)
+    after = playlist(later)
+    assert [s.msn for s in after.segments if s.discontinuity] == [last + 1]
+    assert lint.follow(replace(recalled, ended=False, control=after.control), after) == []
+    assert len({s.uri for s in after.complete}) == len(after.complete)
+    again.archive.close()
+
+
+def test_what_is_discarded_leaves_nothing(studio: SimpleNamespace, desk: Desk, tmp_path: Path) -> None:
+    presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+    play(studio, presentation, desk)
+    presentation.discard()
+    desk.settle()
+    assert list(tmp_path.iterdir()) == []
