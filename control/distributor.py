@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 LEAVE_S = 0.8
 """How long after a cut a rendition that was dropped there is still taken from the worker, which is a little behind."""
+EARLY_PACKETS = 200
+"""Packets kept from before the first keyframe; then the oldest goes."""
 STRIKES = 2
 """Cuts in a row at which a track of the publisher's ladder may lack its IDR before the ladder is given up."""
 
@@ -72,6 +75,7 @@ class Distributor:
         self._names: dict[int, str] = {}
         self._reference: int | None = None
         self._aligner: Aligner | None = None
+        self._early: deque[Packet] = deque(maxlen=EARLY_PACKETS)
         self._released: list[Packet] = []
         """What an aligner still held when it was replaced: written behind the cut."""
         self._strikes: dict[int, int] = {}
@@ -249,8 +253,14 @@ class Distributor:
             cut = self.cutter.feed(packet if at is None else replace(packet, pts=at))
             if cut is not None:
                 self._cut(cut)
-        if self.cutter.last is not None:  # nothing can be shown before the first keyframe
-            self._write(packet)
+        if self.cutter.last is None:
+            # Nothing can be shown before the first keyframe; but sound of the same time may come before it, where
+            # ingest waits for the second picture to learn how long the first one lasts.
+            self._early.append(packet)
+            return
+        while self._early:
+            self._write(self._early.popleft())
+        self._write(packet)
 
     def _write(self, packet: Packet) -> None:
         track = packet.track

@@ -266,3 +266,27 @@ async def test_what_the_worker_says_reaches_the_operator(big: Track) -> None:
     shown = describe(bench.broadcast)
     assert shown["notices"] == ["transcoder: 1.0 s behind real time: 240p left out."]
     assert shown["transcode"]["speed_ratio"] == 0.8
+
+
+async def test_sound_that_comes_before_the_first_picture_of_its_time_is_kept(big: Track) -> None:
+    bench = Bench()
+    heard, seen = sounds(aac(100), 0, 5), pictures(big, 0, 5)
+    for packet in [*heard[:10], *seen[:5], *heard[10:], *seen[5:]]:
+        bench.session.write(packet)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    written = [i for i in bench.pool.job.items if isinstance(i, Packet) and i.track.id == 100]
+    assert written == heard
+    assert isinstance(bench.pool.job.items[0], Cut)
+
+
+async def test_video_that_stops_and_returns_leaves_the_sound_whole(big: Track) -> None:
+    bench = Bench(())
+    await bench.feed(pictures(big, 0, 5), pictures(big, 11, 6), sounds(aac(100), 0, 17))
+    segments = [s for s in bench.presentation.windows["audio"].segments if not s.gap]
+    numbers = [s.msn for s in bench.presentation.windows["audio"].segments]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert len(segments) >= 7
+    back = [s for s in bench.presentation.windows["source"].segments if not s.gap]
+    assert len(back) >= 4, "pictures of before and after"
+    assert sum(cut.discontinuity for cut in bench.cuts) == 1
