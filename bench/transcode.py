@@ -4,11 +4,12 @@
                               [--ffmpeg PATH] [--runs 1] [--no-quality] [--out bench/results/transcode]
 
 Ours is a real worker process, driven over its socket as the server does it, with thumbnails on. Theirs decodes once,
-splits, scales and encodes every rung in one process. CPU is that of the whole process, loading included; "core" is
-what feeding the worker costs beside it. Quality is measured by ffmpeg's psnr, ssim and libvmaf against the source
-scaled to the rung. "worst" is the segment of 2 s that lies furthest over its target. `watched` is the default ladder
-with only its lowest rung encoded: what a stream costs whose viewers all watch the source. Prints a table, writes JSON
-and an SVG.
+splits, scales and encodes every rung in one process. CPU is that of the whole process; "loading" is Python and libav
+coming up, once in a stream's life; "core" is what feeding the worker costs beside it. Quality is measured by ffmpeg's
+psnr, ssim and libvmaf against the source scaled to the rung. "worst" is the segment of 2 s that lies furthest over its
+target. `watched` is the default ladder with only its lowest rung encoded: what a stream costs whose viewers all watch
+the source. `--hard` makes a clip of its own, in which black and stills change with noise and hard cuts. Prints a
+table, writes JSON and an SVG.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from transcode.settings import TranscodeSettings
 
 TICKS = 90_000
 SEGMENT = 2 * TICKS
-SETTINGS = TranscodeSettings(shed=False, warm_spare=False, nice=0, stall_timeout_s=60, queue_s=60)
+SETTINGS = TranscodeSettings(shed=False, warm_spare=False, nice=0, stall_timeout_s=60, queue_s=60, drain_timeout_s=60)
 
 
 @dataclass
@@ -88,13 +89,15 @@ class Collect:
 def prepare(arguments: argparse.Namespace, folder: Path) -> Source:
     """Cut the clip to length and size, once, as what a publisher would send: H.264, IDRs every 2 s, B-frames."""
     path = folder / "source.mp4"
+    if arguments.hard:
+        arguments.clip = hard_clip(arguments.ffmpeg, arguments.clip, folder)
     scale = f"scale=-2:{arguments.height}:flags=lanczos" if arguments.height else "null"
     noise = ",noise=alls=6:allf=t" if arguments.noise else ""
     rate = ["-r", str(arguments.rate)] if arguments.rate else []
     subprocess.run(
         [arguments.ffmpeg, "-v", "error", "-ss", str(arguments.start), "-t", str(arguments.seconds), "-i",
-         str(arguments.clip), "-an", "-vf", scale + noise, *rate, "-c:v", "libx264", "-preset", "veryfast", "-crf", "17",
-         "-force_key_frames", "expr:gte(t,n_forced*2)", "-y", str(path)],
+         str(arguments.clip), "-an", "-vf", scale + noise, *rate, "-c:v", "libx264", "-preset", "veryfast",
+         "-crf", "17", "-force_key_frames", "expr:gte(t,n_forced*2)", "-y", str(path)],
         check=True,
     )  # fmt: skip
     packets: list[Packet] = []
@@ -113,6 +116,30 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Source:
     first = min(p.pts for p in packets)
     packets = [replace(p, pts=p.pts - first, dts=p.dts - first) for p in packets]
     return Source(path, track, packets, max(p.pts + p.duration for p in packets) / TICKS)
+
+
+def hard_clip(ffmpeg: str, clip: Path, folder: Path) -> Path:
+    """24 s at 1280x720 that a rate control finds hard: it saves up bits in the easy scenes, and then comes a cut."""
+    path = folder / "hard.mp4"
+    shape = "scale=1280:720,setsar=1,fps=30,format=yuv420p,settb=1/30"
+    scenes = [
+        ("lavfi", "color=black:s=1280x720:d=3", "null"),
+        ("lavfi", "testsrc2=s=1280x720:d=3", "noise=alls=40:allf=t"),
+        ("", str(clip), "trim=0:5,setpts=PTS-STARTPTS"),
+        ("lavfi", "color=gray:s=1280x720:d=3", "noise=alls=60"),
+        ("lavfi", "color=gray:s=1280x720:d=3", "noise=alls=60:allf=t"),
+        ("lavfi", "color=white:s=1280x720:d=2.5", "null"),
+        ("lavfi", "mandelbrot=s=1280x720,trim=0:4.5", "null"),
+    ]
+    inputs = [part for kind, name, _ in scenes for part in ([*(("-f", kind) if kind else ()), "-i", name])]
+    chains = [f"[{i}:v]{shape},{change}[c{i}]" for i, (_, _, change) in enumerate(scenes)]
+    joined = "".join(f"[c{i}]" for i in range(len(scenes))) + f"concat=n={len(scenes)}[v]"
+    subprocess.run(
+        [ffmpeg, "-v", "error", *inputs, "-filter_complex", ";".join([*chains, joined]), "-map", "[v]", "-c:v",
+         "libx264", "-preset", "ultrafast", "-crf", "12", "-y", str(path)],
+        check=True,
+    )  # fmt: skip
+    return path
 
 
 def plan_of(what: str, source: Source) -> Plan:
@@ -142,6 +169,9 @@ async def ours(plan: Plan, source: Source) -> tuple[dict[str, float], Collect]:
     await pool.start()
     job = await pool.open(plan, sink, name="bench")
     status = Path(f"/proc/{job.stats.worker_pid}/status")
+    loading = sum(map(int, status.with_name("stat").read_text().rsplit(")", 1)[1].split()[11:13])) / os.sysconf(
+        "SC_CLK_TCK"
+    )
     cut, peak = -1, 0
     for packet in source.packets:
         while packet.pts >= (cut + 1) * SEGMENT and packet.keyframe:
@@ -159,7 +189,7 @@ async def ours(plan: Plan, source: Source) -> tuple[dict[str, float], Collect]:
     await pool.stop()
     wall = time.perf_counter() - started
     cpu, core = _cpu(resource.RUSAGE_CHILDREN) - before, _cpu(resource.RUSAGE_SELF) - mine
-    return {"cpu_s": cpu, "core_s": core, "wall_s": wall, "peak_bytes": peak}, sink
+    return {"cpu_s": cpu, "loading_s": loading, "core_s": core, "wall_s": wall, "peak_bytes": peak}, sink
 
 
 def _cpu(who: int) -> float:
@@ -191,6 +221,7 @@ def theirs(ffmpeg: str, plan: Plan, source: Source, folder: Path) -> dict[str, f
         raise SystemExit(f"ffmpeg failed: {' '.join(command)}")
     return {
         "cpu_s": usage.ru_utime + usage.ru_stime,
+        "loading_s": 0.0,
         "core_s": 0.0,
         "wall_s": time.perf_counter() - started,
         "peak_bytes": usage.ru_maxrss * 1024,
@@ -270,11 +301,18 @@ def tell(case: dict[str, Any]) -> None:
     for maker in ("headrace", "ffmpeg"):
         u = case[maker]
         print(
-            f"  {maker:9} CPU {u['cpu_s'] / case['seconds']:.3f} s/s"
-            + (f" (+ core {u['core_s'] / case['seconds']:.3f})" if u["core_s"] else "")
+            f"  {maker:9} CPU {(u['cpu_s'] - u['loading_s']) / case['seconds']:.3f} s/s"
+            + (
+                f" + loading {u['loading_s']:.2f} s + core {u['core_s'] / case['seconds']:.3f} s/s"
+                if u["core_s"]
+                else ""
+            )
             + f"  wall {u['wall_s']:.1f} s  peak {u['peak_bytes'] / 2**20:.0f} MiB"
         )
-    print(f"  headrace / ffmpeg CPU: {case['headrace']['cpu_s'] / case['ffmpeg']['cpu_s']:.2f}")
+    print(
+        f"  headrace / ffmpeg CPU: {case['headrace']['cpu_s'] / case['ffmpeg']['cpu_s']:.2f}, once loaded "
+        f"{(case['headrace']['cpu_s'] - case['headrace']['loading_s']) / case['ffmpeg']['cpu_s']:.2f}"
+    )
     for rung in case["rungs"]:
         for maker in ("headrace", "ffmpeg"):
             m = rung[maker]
@@ -300,7 +338,7 @@ def chart(cases: list[dict[str, Any]], path: Path) -> None:
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">'
         f'<rect width="100%" height="100%" fill="white"/><text x="20" y="22" font-size="14">CPU seconds per second of '
-        f'video: Headrace (blue), ffmpeg (grey)</text>{marks}</svg>\n'
+        f"video: Headrace (blue), ffmpeg (grey)</text>{marks}</svg>\n"
     )
 
 
@@ -311,6 +349,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--height", type=int, default=0, help="scale the clip to this height first")
     parser.add_argument("--rate", type=int, default=0, help="bring the clip to this frame rate first")
+    parser.add_argument("--hard", action="store_true", help="put the clip between scenes that rate control finds hard")
     parser.add_argument("--noise", action="store_true", help="add noise, which makes every frame hard")
     parser.add_argument("--ladders", nargs="+", default=["h264", "hevc", "av1", "watched"])
     parser.add_argument("--ffmpeg", default=imageio_ffmpeg.get_ffmpeg_exe())
@@ -327,7 +366,11 @@ def main() -> None:
             tell(case)
             cases.append(case)
     version = subprocess.run([arguments.ffmpeg, "-version"], capture_output=True, text=True, check=True).stdout
-    facts = {"ffmpeg": version.splitlines()[0], "pyav": av.__version__, "size": [source.track.width, source.track.height]}
+    facts = {
+        "ffmpeg": version.splitlines()[0],
+        "pyav": av.__version__,
+        "size": [source.track.width, source.track.height],
+    }
     arguments.out.with_suffix(".json").write_text(json.dumps({**facts, "cases": cases}, indent=1) + "\n")
     chart(cases, arguments.out.with_suffix(".svg"))
 

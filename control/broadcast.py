@@ -20,6 +20,7 @@ from enum import Enum
 
 import structlog
 
+from control.demand import Demand
 from control.distributor import Distributor, Planner
 from control.health import Meter
 from control.limits import Finding, Limits
@@ -74,8 +75,11 @@ class Broadcast:
         on_end: Callable[[Broadcast], None],
         after: asyncio.Task[None] | None = None,
         limits: LimitSettings | None = None,
+        rungs: str = "always",
     ) -> None:
-        """`after`: the last work of the broadcast that used `presentation` before; it is waited for."""
+        """`after`: the last work of the broadcast that used `presentation` before; it is waited for. `rungs`: see
+        `TranscodeSettings.rungs`."""
+        self._rungs = rungs
         self.id = id
         self.stream = stream
         self.presentation = presentation
@@ -290,7 +294,11 @@ class Broadcast:
         self._shown = True
         self.distributor.declare()
         try:
-            self.distributor.job = await self._pool.open(plan, self, name=self.stream)
+            if self._rungs == "watched":
+                demand = Demand(plan, self, self.presentation, self._pool, self._pool.settings, self.stream)
+                self.distributor.job = await demand.start()
+            else:
+                self.distributor.job = await self._pool.open(plan, self, name=self.stream)
         except HeadraceError as error:
             self.failed(error.text, "")
         self._opening = None

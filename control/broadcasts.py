@@ -85,6 +85,7 @@ class Broadcasts:
             on_end=lambda ended: self._ended(grant, ended),
             after=self._finishing.get(grant.playback_id),
             limits=self._limits,
+            rungs=grant.settings.rungs or self._pool.settings.rungs,
         )
         self._live[grant.stream_id] = broadcast
         self._ended_at.pop(grant.playback_id, None)

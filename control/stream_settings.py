@@ -40,6 +40,11 @@ class StreamSettings(BaseModel):
         description="`LANGUAGE:NAME` for each audio track in order, over what the publisher says, e.g. "
         "`en:English,de:Commentary`; either part may be empty.",
     )
+    rungs: Literal["always", "watched"] | None = Field(
+        default=None,
+        description="`always`: every rung is encoded; `watched`: those that somebody asks for; unset: as the server's "
+        "`transcode.rungs` says.",
+    )
     srt_passphrase: Literal["off", "required"] = Field(
         default="off",
         description="Whether SRT callers must encrypt with the passphrase that is shown beside each key.",

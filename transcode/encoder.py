@@ -199,7 +199,8 @@ def _x265(spec: VideoEncode, threads: int, buffer_bits: int) -> dict[str, str]:
         "level-idc": f"{spec.level // 10}.{spec.level % 10}",
         "high-tier": "0",
         "vbv-maxrate": str(spec.bitrate // 1000),
-        "vbv-bufsize": str(buffer_bits // 1000),
+        # x265 oversteps its buffer after easy scenes: +11 % in a segment at 300 ms, +7 % at 240 (bench: --hard).
+        "vbv-bufsize": str(buffer_bits * 4 // 5 // 1000),
         "log-level": "error",
     }
     return {

@@ -119,6 +119,8 @@ class Job:
         self._done_units = 0
         self._progressed = time.monotonic()
         self._done = asyncio.Event()
+        self._retired: set[Process] = set()
+        """Workers that are handing over their last packets."""
 
     @property
     def stats(self) -> Stats:
@@ -172,11 +174,29 @@ class Job:
         plan, self._changed = self._changed, None
         assert plan is not None
         self._plan = plan
-        if self._state is not State.IDLE:
+        if not plan.encodes:
+            self._retire()
+        elif self._state is not State.IDLE:
             self._enqueue(m.Change(plan), b"", 0)
         elif plan.encodes:
             self._state = State.AWAIT_CUT
             self._fetch()
+
+    def _retire(self) -> None:
+        """Nothing is to be encoded any more: the worker hands over what it has, and ends."""
+        process, self._process = self._process, None
+        waiting = [*self._queue, _Queued(m.Close(), b"", 0)]
+        self._state = State.IDLE
+        self._drop_queue()
+        self._queue.clear()
+        if process is None:
+            return
+        for queued in waiting:
+            process.send(queued.message, queued.payload)
+        process.on_writable = lambda: None
+        process.on_exit = lambda reason: self._retired.discard(process)
+        self._retired.add(process)
+        asyncio.get_running_loop().call_later(self._settings.drain_timeout_s, process.kill_soon, "was not done in time")
 
     def _await_cut(self, item: Packet | Cut | Gap) -> None:
         if isinstance(item, Packet):
@@ -381,8 +401,10 @@ class Job:
         if self._state not in (State.CLOSED, State.FAILED):
             self._state = State.CLOSED
             self._release()
+        retired = list(self._retired)
         if process is not None:
-            await process.kill()
+            retired.append(process)
+        await asyncio.gather(*(each.kill() for each in retired))
 
     async def _drain(self) -> None:
         if self._fetching is not None:

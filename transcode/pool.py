@@ -33,6 +33,11 @@ class Pool:
         """The warming task sits out `RETRY_S`."""
 
     @property
+    def settings(self) -> TranscodeSettings:
+        """What holds for all jobs."""
+        return self._settings
+
+    @property
     def jobs(self) -> frozenset[Job]:
         """Jobs that are open."""
         return frozenset(self._jobs)
@@ -59,12 +64,13 @@ class Pool:
         if spare is not None:
             await spare.kill()
 
-    async def open(self, plan: Plan, sink: Sink, *, name: str) -> Job:
-        """A job for `plan`, whose output goes to `sink`; `name` is for logs. Raises `WorkerError`.
+    async def open(self, plan: Plan, sink: Sink, *, name: str, settings: TranscodeSettings | None = None) -> Job:
+        """A job for `plan`, whose output goes to `sink`; `name` is for logs. Raises `WorkerError`. `settings`: other
+        bounds for its queue than the pool's own.
 
         The job encodes from the first cut that is written to it. A plan that encodes nothing costs no process.
         """
-        job = Job(plan, sink, name, self._settings, self._take, self._jobs.discard)
+        job = Job(plan, sink, name, settings or self._settings, self._take, self._jobs.discard)
         await job.start()
         self._jobs.add(job)
         return job

@@ -176,6 +176,15 @@ class TranscodeSettings(BaseModel):
     nice: int = Field(
         default=5, ge=0, le=19, description="How far workers stand back for the core and the edge (Unix nice level)."
     )
+    rungs: Literal["always", "watched"] = Field(
+        default="always",
+        description="Which rungs are encoded: `always` all of them; `watched` those that somebody asks for, the lowest "
+        "one while anybody watches the stream. A rung that is asked for starts with its last few segments. A stream "
+        "may have its own setting.",
+    )
+    rungs_linger_s: float = Field(
+        default=15.0, ge=4.0, le=3600.0, description="How long a watched rung is encoded after the last request for it."
+    )
     threads: int = Field(
         default=0, ge=0, le=64, description="Threads for one H.264 or H.265 encoder on the CPU; 0 lets us choose."
     )

@@ -1,0 +1,423 @@
+"""Only what is watched: a transcoding job whose rungs are encoded while somebody asks for them.
+
+Stands between distributor and pool, as a job to the one and as a sink to the other.
+
+| a rung is | encoded by | leaves by |
+|---|---|---|
+| `ON` | the broadcast's own job | nobody asked for `linger_s`: at the next cut, `ENDING` |
+| `ENDING` | the job, up to that cut | `LEAVE_S` later: `OFF` |
+| `OFF` | nobody; it stays listed | a request: `STARTING` |
+| `DUE` | nobody yet: the lowest, because another one is watched | next cut: `ON`; a request: `STARTING` |
+| `STARTING` | a job of its own, from the source kept | at the next cut the broadcast's job takes over: `JOINING` |
+| `JOINING` | its own job up to that cut, the other (held so long) from there on | `ON` |
+
+The rendition `source` is never off. The lowest rung is on while anybody watches anything of the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
+
+import structlog
+
+from media.clock import VIDEO_TIMESCALE, rescale
+from media.cut import Cut
+from media.errors import HeadraceError
+from media.packet import Gap, Packet
+from media.track import Kind
+from packager.presentation import Presentation
+from transcode.plan import SOURCE, Plan, VideoEncode
+from transcode.pool import Job, Pool, Stats
+from transcode.ports import Sink
+from transcode.settings import TranscodeSettings
+
+log = structlog.get_logger(__name__)
+
+REPLAYED = 3
+"""Segments, the one in the making included, that a rung begins with: what a player that switches may ask for."""
+KEPT_BYTES = 64 * 1024 * 1024
+"""Of source packets; with more than this, fewer segments are replayed."""
+LEAVE_S = 0.8
+"""How long after a cut the worker may still hand over what lies before it."""
+HELD_PACKETS = 600
+"""Of one rung, while it is taken over."""
+
+
+class Rung(Enum):
+    ON = "on"
+    ENDING = "ending"
+    OFF = "off"
+    DUE = "due"
+    STARTING = "starting"
+    JOINING = "joining"
+
+
+_ABSENT = (Rung.ENDING, Rung.OFF, Rung.DUE, Rung.STARTING)
+"""States in which the broadcast's own job does not make the rung."""
+
+
+@dataclass
+class _State:
+    rung: Rung = Rung.ON
+    asked: float = 0.0
+    until: int = 1 << 62
+    """90 kHz: where the broadcast's own job takes over."""
+    job: Job | None = None
+    held: list[Packet] = field(default_factory=list)
+
+
+class Demand:
+    """Has the interface of a `Job`. Lives on the core's event loop."""
+
+    def __init__(
+        self, plan: Plan, sink: Sink, presentation: Presentation, pool: Pool, settings: TranscodeSettings, name: str
+    ) -> None:
+        self._plan = plan
+        self._sink = sink
+        self._presentation = presentation
+        self._pool = pool
+        # A replay hands over seconds of source at once, and must not be thinned for being late.
+        self._replaying = settings.model_copy(update={"queue_s": 60.0, "queue_bytes": 2 * KEPT_BYTES})
+        self._linger_s = settings.rungs_linger_s
+        self._name = name
+        self._job: Job | None = None
+        self._states: dict[str, _State] = {}
+        self._chunks: list[list[Packet | Cut]] = []
+        """The source's video since a few cuts ago; each chunk begins with its cut."""
+        self._kept_bytes = 0
+        self._watched = time.monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._closed = False
+
+    async def start(self) -> Demand:
+        """Open the broadcast's own job. Raises `WorkerError`."""
+        self._note_rungs()
+        self._job = await self._pool.open(self._plan, _Own(self, self._sink), name=self._name)
+        self._presentation.on_demand = self.asked
+        return self
+
+    @property
+    def stats(self) -> Stats:
+        """Those of the broadcast's own job."""
+        return self._job.stats if self._job is not None else Stats()
+
+    @property
+    def rungs(self) -> Mapping[str, str]:
+        """The state of each rung that may be off."""
+        return {name: state.rung.value for name, state in self._states.items()}
+
+    # -- viewers ----------------------------------------------------------------------------------------------
+
+    def asked(self, rendition: str) -> None:
+        """A request arrived at the origin."""
+        self._watched = time.monotonic()
+        state = self._states.get(rendition)
+        if state is not None:
+            state.asked = self._watched
+            if state.rung in (Rung.OFF, Rung.DUE):
+                self._begin(rendition, state)
+        for name in self._pinned():
+            state = self._states.get(name)
+            if state is not None and state.rung is Rung.OFF:
+                state.rung = Rung.DUE
+
+    def _may_be_off(self) -> list[VideoEncode]:
+        return [e for e in self._plan.video if e.name != SOURCE and e.sheddable]
+
+    def _pinned(self) -> list[str]:
+        return [e.name for e in sorted(self._may_be_off(), key=lambda e: e.bitrate)[:1]]
+
+    def _note_rungs(self) -> None:
+        names = {e.name for e in self._may_be_off()}
+        for name in self._states.keys() - names:
+            self._abandon(name, self._states.pop(name))
+        now = time.monotonic()
+        for name in names - self._states.keys():
+            self._states[name] = _State(asked=now)
+
+    def _wanted(self, name: str, state: _State, now: float) -> bool:
+        asked = self._watched if name in self._pinned() else state.asked
+        return now - asked < self._linger_s
+
+    # -- the source -------------------------------------------------------------------------------------------
+
+    def change(self, plan: Plan) -> None:
+        """Another plan from the next cut on; rungs that it adds begin as watched."""
+        for encode in plan.video:
+            state = self._states.get(encode.name)
+            if state is not None and encode not in self._plan.video and state.rung is not Rung.ON:
+                self._abandon(encode.name, state)
+                self._presentation.wake(encode.name, 0)
+                self._states[encode.name] = _State(asked=time.monotonic())
+        self._plan = plan
+        self._note_rungs()
+        self._tell()
+
+    def _tell(self) -> None:
+        off = {n for n, s in self._states.items() if s.rung in _ABSENT}
+        if self._job is not None:
+            self._job.change(replace(self._plan, video=tuple(e for e in self._plan.video if e.name not in off)))
+
+    def write(self, item: Packet | Cut | Gap) -> None:
+        """One item of the source, in order."""
+        if isinstance(item, Cut):
+            if item.discontinuity:
+                self._forget()
+            self._turn(item)
+        elif isinstance(item, Gap):
+            self._forget()
+        self._keep(item)
+        for state in self._states.values():
+            if state.job is not None and (isinstance(item, Cut) or _is_video(item)):
+                self._feed(state, item)
+        if self._job is not None:
+            self._job.write(item)
+
+    def _turn(self, cut: Cut) -> None:
+        """At a cut rungs leave the broadcast's job, or come to it."""
+        now = time.monotonic()
+        changed = False
+        for name, state in self._states.items():
+            if state.rung is Rung.ON and not self._wanted(name, state, now):
+                state.rung, changed = Rung.ENDING, True
+                self._later(partial(self._ended, name, state))
+            elif state.rung is Rung.DUE:
+                state.rung, changed = Rung.ON, True
+                self._presentation.wake(name, 0)
+            elif state.rung is Rung.STARTING and state.job is not None:
+                state.rung, state.until, changed = Rung.JOINING, cut.pts, True
+                state.held = []
+        if changed:
+            self._tell()
+
+    def _later(self, what: Callable[[], None]) -> None:
+        def run() -> None:
+            self._timers.discard(timer)
+            what()
+
+        timer = asyncio.get_running_loop().call_later(LEAVE_S, run)
+        self._timers.add(timer)
+
+    def _ended(self, name: str, state: _State) -> None:
+        if state.rung is not Rung.ENDING or self._states.get(name) is not state:
+            return
+        if not self._presentation.sleep(name):
+            state.rung = Rung.ON
+            self._tell()
+            return
+        state.rung = Rung.OFF
+        log.info("rung_off", stream=self._name, rendition=name)
+        now = time.monotonic()
+        if now - state.asked < self._linger_s:
+            self._begin(name, state)
+        elif self._wanted(name, state, now):
+            state.rung = Rung.DUE
+
+    def _keep(self, item: Packet | Cut | Gap) -> None:
+        if isinstance(item, Cut):
+            self._chunks.append([item])
+        elif isinstance(item, Packet) and item.track.kind is Kind.VIDEO and self._chunks:
+            self._chunks[-1].append(item)
+            self._kept_bytes += len(item.data)
+        # One more than is replayed, for a decoder that has to start before the cut.
+        while len(self._chunks) > REPLAYED + 1 or (self._kept_bytes > KEPT_BYTES and len(self._chunks) > 1):
+            self._kept_bytes -= sum(len(p.data) for p in self._chunks.pop(0) if isinstance(p, Packet))
+
+    def _forget(self) -> None:
+        """What comes next does not continue what was before."""
+        self._chunks = []
+        self._kept_bytes = 0
+
+    # -- a rung starts ----------------------------------------------------------------------------------------
+
+    def _begin(self, name: str, state: _State) -> None:
+        encode = next((e for e in self._plan.video if e.name == name), None)
+        if encode is None or self._closed:
+            return
+        state.rung, state.until, state.held = Rung.STARTING, 1 << 62, []
+        task = asyncio.get_running_loop().create_task(self._start(name, state, encode), name=f"rung-{self._name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self, name: str, state: _State, encode: VideoEncode) -> None:
+        plan = Plan(video=(encode,))
+        try:
+            job = await self._pool.open(plan, _Replay(self, name, state), name=self._name, settings=self._replaying)
+        except HeadraceError as error:
+            log.error("rung_not_started", stream=self._name, rendition=name, reason=error.text)
+            state.rung = Rung.OFF
+            return
+        if self._states.get(name) is not state or self._closed:
+            await job.close(drain=False)
+            return
+        items, segments = self._replay()
+        log.info("rung_on", stream=self._name, rendition=name, segments=segments)
+        self._presentation.wake(name, max(0, segments - 1))
+        state.job = job
+        for item in items:
+            job.write(item)
+
+    def _replay(self) -> tuple[list[Packet | Cut], int]:
+        """What a job is to be given first, and how many segments that is."""
+        chunks = self._chunks[-REPLAYED:]
+        while chunks and not _starts(chunks[0]):
+            before = self._chunks[: len(self._chunks) - len(chunks)]
+            lead = [p for chunk in before for p in chunk if isinstance(p, Packet)]
+            keys = [i for i, p in enumerate(lead) if p.keyframe]
+            if keys:
+                return [*lead[keys[-1] :], *(item for chunk in chunks for item in chunk)], len(chunks)
+            chunks = chunks[1:]
+        return [item for chunk in chunks for item in chunk], len(chunks)
+
+    def _feed(self, state: _State, item: Packet | Cut | Gap) -> None:
+        """The replaying job gets the source until just behind the cut at which it is relieved."""
+        job = state.job
+        assert job is not None
+        if state.rung is Rung.JOINING:
+            if not isinstance(item, Packet):
+                return
+            if rescale(item.dts, item.track.timescale, VIDEO_TIMESCALE) >= state.until:
+                state.job = None
+                task = asyncio.get_running_loop().create_task(self._relieve(state, job), name=f"rung-{self._name}")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                return
+        job.write(item)
+
+    async def _relieve(self, state: _State, job: Job) -> None:
+        await job.close(drain=True)
+        self._join(state)
+
+    def _join(self, state: _State) -> None:
+        """The broadcast's own job makes the rung from here on."""
+        held, state.held = state.held, []
+        state.rung, state.until = Rung.ON, 0
+        name = next((n for n, s in self._states.items() if s is state), None)
+        if name is None or self._closed:
+            return
+        log.info("rung_joined", stream=self._name, rendition=name, held=len(held))
+        for packet in held:
+            self._sink.packet(name, packet)
+
+    def replayed(self, name: str, state: _State, packet: Packet) -> None:
+        """A packet from a replaying job."""
+        if packet.pts < state.until and self._states.get(name) is state:
+            self._sink.packet(name, packet)
+
+    def broken(self, name: str, state: _State, reason: str) -> None:
+        """A replaying job lost its worker: the broadcast's own takes over at the next cut."""
+        log.warning("rung_replay_lost", stream=self._name, rendition=name, reason=reason)
+        job, state.job = state.job, None
+        if self._states.get(name) is not state:
+            return
+        if state.rung is Rung.STARTING:
+            state.rung = Rung.ON
+            self._tell()
+        if job is not None:
+            task = asyncio.get_running_loop().create_task(job.close(drain=False))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _abandon(self, name: str, state: _State) -> None:
+        job, state.job = state.job, None
+        if job is not None:
+            task = asyncio.get_running_loop().create_task(job.close(drain=False))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def close(self, drain: bool = True) -> None:
+        """End everything. Idempotent."""
+        self._closed = True
+        if self._presentation.on_demand == self.asked:
+            self._presentation.on_demand = lambda rendition_name: None
+        for timer in self._timers:
+            timer.cancel()
+        for name, state in self._states.items():
+            self._abandon(name, state)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        job, self._job = self._job, None
+        if job is not None:
+            await job.close(drain=drain)
+
+    def made(self, rendition: str, packet: Packet) -> None:
+        """A packet from the broadcast's own job."""
+        state = self._states.get(rendition)
+        if state is not None and state.rung is Rung.JOINING:
+            state.held.append(packet)
+            if len(state.held) > HELD_PACKETS:
+                self._join(state)
+            return
+        if state is not None and state.rung in (Rung.OFF, Rung.DUE, Rung.STARTING):
+            return
+        self._sink.packet(rendition, packet)
+
+    def gone(self) -> None:
+        """The broadcast's own job has given up."""
+        self._closed = True
+        self._presentation.on_demand = lambda rendition_name: None
+        for name, state in self._states.items():
+            self._abandon(name, state)
+
+
+@dataclass
+class _Own:
+    """`Sink` of the broadcast's own job."""
+
+    demand: Demand
+    sink: Sink
+
+    def packet(self, rendition: str, packet: Packet) -> None:
+        self.demand.made(rendition, packet)
+
+    def restarted(self, reason: str, log: str) -> None:
+        self.sink.restarted(reason, log)
+
+    def failed(self, reason: str, log: str) -> None:
+        self.demand.gone()
+        self.sink.failed(reason, log)
+
+    def stats(self, values: Mapping[str, float | str]) -> None:
+        self.sink.stats(values)
+
+    def thumbnail(self, jpeg: bytes) -> None:
+        self.sink.thumbnail(jpeg)
+
+
+def _is_video(item: Packet | Gap) -> bool:
+    return isinstance(item, Packet) and item.track.kind is Kind.VIDEO
+
+
+def _starts(chunk: list[Packet | Cut]) -> bool:
+    """Whether a decoder can start with the chunk's first packet."""
+    first = next((item for item in chunk if isinstance(item, Packet)), None)
+    return first is not None and first.keyframe
+
+
+@dataclass
+class _Replay:
+    """`Sink` of a replaying job."""
+
+    demand: Demand
+    name: str
+    state: _State
+
+    def packet(self, rendition: str, packet: Packet) -> None:
+        self.demand.replayed(self.name, self.state, packet)
+
+    def restarted(self, reason: str, log: str) -> None:
+        self.demand.broken(self.name, self.state, reason)
+
+    def failed(self, reason: str, log: str) -> None:
+        self.demand.broken(self.name, self.state, reason)
+
+    def stats(self, values: Mapping[str, float | str]) -> None:
+        pass
+
+    def thumbnail(self, jpeg: bytes) -> None:
+        pass
