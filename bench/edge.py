@@ -1,14 +1,19 @@
 """The edge against nginx and Varnish: cached objects, one worker each, in the same run.
 
-    python bench/edge.py [--seconds 4] [--rounds 3] [--out FOLDER]
+    python bench/edge.py [--seconds 4] [--rounds 3] [--modes same,viewers,distinct,tls,h2] [--out FOLDER]
 
-Each server is one worker in front of the same small origin, warmed with one request per object, and then asked
-by wrk with 64 connections over plain HTTP/1.1. What counts is requests per CPU second of the server's own
-processes (user and system time from /proc), which other load on the machine hardly changes; rounds alternate
-between the servers, and the table gives the median with the spread. Needs wrk, nginx and varnishd.
+Each server is one worker in front of the same small origin, warmed, and then asked by wrk (64 connections) or
+h2load (8 connections of 8 streams). What counts is requests per CPU second of the server's own processes (user
+and system time from /proc), which other load on the machine hardly changes; rounds alternate between the
+servers, and the table gives the median with the spread. Needs wrk, h2load, nginx and varnishd.
 
-With `--distinct` every connection sends request heads that differ from one to the next, so that our memo of
-parsed heads does not help.
+| mode     | requests                                                                                      |
+|----------|-----------------------------------------------------------------------------------------------|
+| same     | HTTP/1.1, every request the same bytes: a herd of one kind of player                          |
+| viewers  | HTTP/1.1, 199 viewers with a header block of their own each, who ask for 50 objects in turn   |
+| distinct | HTTP/1.1, no two requests the same: the worst case, in which no memo helps                    |
+| tls      | as `same`, over TLS 1.3 (Varnish has no TLS)                                                  |
+| h2       | HTTP/2 over TLS 1.3                                                                           |
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import shutil
 import signal
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -36,6 +42,37 @@ from edge.settings import EdgeSettings
 from edge.supervisor import EdgePool
 
 OBJECTS = {"playlist": 1_500, "part": 60_000, "segment": 750_000}
+MODES = {
+    "same": ("playlist", "part", "segment"),
+    "viewers": ("playlist", "part"),
+    "distinct": ("playlist", "part"),
+    "tls": ("playlist", "part", "segment"),
+    "h2": ("playlist", "part", "segment"),
+}
+SCRIPTS = {
+    # A browser's header block is about this long.
+    "viewers": """
+local ready, n = {}, 0
+init = function()
+  for i = 0, 9949 do
+    local viewer, object = i % 199, (i * 7) % 50
+    ready[i] = wrk.format("GET", "/live/x/" .. object .. wrk.path:sub(8), {
+      ["User-Agent"] = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) viewer/" .. viewer,
+      ["Accept"] = "*/*", ["Accept-Language"] = "en-GB,en;q=0.9", ["Referer"] = "http://127.0.0.1/watch/x",
+      ["Sec-Fetch-Dest"] = "empty", ["Sec-Fetch-Mode"] = "cors", ["Sec-Fetch-Site"] = "same-origin",
+    })
+  end
+end
+request = function() n = (n + 1) % 9950; return ready[n] end
+""",
+    "distinct": """
+local n = 0
+request = function()
+  n = n + 1
+  return wrk.format("GET", nil, {["User-Agent"] = "viewer " .. n})
+end
+""",
+}
 CONNECTIONS = 64
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -44,11 +81,13 @@ TICK = os.sysconf("SC_CLK_TCK")
 class Target:
     name: str
     port: int
+    tls_port: int
     pids: list[int]
 
 
 @dataclass
 class Result:
+    mode: str
     server: str
     object: str
     requests_per_s: float
@@ -106,17 +145,19 @@ async def wait_open(port: int) -> None:
 
 @contextlib.asynccontextmanager
 async def ours(upstream: int, folder: Path) -> AsyncIterator[Target]:
-    pool = EdgePool(EdgeSettings(host="127.0.0.1", port=0, workers=1), f"http://127.0.0.1:{upstream}")
+    files = {"certificate": folder / "cert.pem", "private_key": folder / "key.pem"}
+    settings = EdgeSettings(host="127.0.0.1", port=0, tls_port=0, workers=1, **files)
+    pool = EdgePool(settings, f"http://127.0.0.1:{upstream}")
     await pool.start()
     try:
-        yield Target("headrace", pool.port, pool.pids)
+        yield Target("headrace", pool.port, pool.tls_port, pool.pids)
     finally:
         await pool.stop()
 
 
 @contextlib.asynccontextmanager
 async def nginx(upstream: int, folder: Path) -> AsyncIterator[Target]:
-    port = free_port()
+    port, tls_port = free_port(), free_port()
     (folder / "cache").mkdir(exist_ok=True)
     (folder / "nginx.conf").write_text(f"""
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log warn; user root;
@@ -130,6 +171,8 @@ http {{
   upstream o {{ server 127.0.0.1:{upstream}; keepalive 16; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{tls_port} ssl http2 backlog=4096;
+    ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.3;
     location / {{
       proxy_pass http://o; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_cache c; proxy_cache_lock on; proxy_cache_use_stale updating error timeout;
@@ -142,7 +185,7 @@ http {{
     )
     try:
         await wait_open(port)
-        yield Target("nginx", port, children(process.pid))
+        yield Target("nginx", port, tls_port, children(process.pid))
     finally:
         process.terminate()
         await process.wait()
@@ -160,7 +203,7 @@ async def varnish(upstream: int, folder: Path) -> AsyncIterator[Target]:
     )
     try:
         await wait_open(port)
-        yield Target("varnish", port, children(process.pid))
+        yield Target("varnish", port, 0, children(process.pid))
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
@@ -175,27 +218,49 @@ def cpu_s(pids: list[int]) -> float:
     return total / TICK
 
 
-async def measure(target: Target, name: str, seconds: float, script: Path | None) -> Result:
-    more = ("-s", str(script)) if script is not None else ()
-    url = f"http://127.0.0.1:{target.port}/live/x/{name}"
+async def measure(target: Target, mode: str, name: str, seconds: int, folder: Path) -> Result:
+    base = f"https://127.0.0.1:{target.tls_port}" if mode in ("tls", "h2") else f"http://127.0.0.1:{target.port}"
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s"]
+    if mode == "h2":
+        command = ["h2load", "-t1", "-c8", "-m8", "-D", f"{seconds}"]
+    elif mode in SCRIPTS:
+        script = folder / f"{mode}.lua"
+        script.write_text(SCRIPTS[mode])
+        command += ["-s", str(script)]
     before = cpu_s(target.pids)
     process = await asyncio.create_subprocess_exec(
-        *("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", *more, url), stdout=asyncio.subprocess.PIPE
+        *command, f"{base}/live/x/{name}", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     text = (await process.communicate())[0].decode()
     used = cpu_s(target.pids) - before
-    match = re.search(r"(\d+) requests in ([\d.]+)s", text)
+    if mode == "h2":
+        match = re.search(r"finished in (?P<took>[\d.]+)s(?s:.*?)(?P<count>\d+) succeeded, 0 failed", text)
+    else:
+        match = re.search(r"(?P<count>\d+) requests in (?P<took>[\d.]+)s", text)
     assert match is not None, text
     assert "Non-2xx" not in text, text
     assert "Socket errors" not in text, text
-    count, took = int(match[1]), float(match[2])
-    return Result(target.name, name, count / took, count / used, count * OBJECTS[name] / used, used / took)
+    count, took = int(match["count"]), float(match["took"])
+    return Result(mode, target.name, name, count / took, count / used, count * OBJECTS[name] / used, used / took)
+
+
+def certificate(folder: Path) -> None:
+    """A self-signed one with a P-256 key."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"), "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
 
 
 Maker = Callable[[int, Path], contextlib.AbstractAsyncContextManager[Target]]
 
 
-async def run(seconds: float, rounds: int, distinct: bool, say: Callable[[str], None]) -> list[Result]:
+async def run(modes: list[str], seconds: int, rounds: int, say: Callable[[str], None]) -> list[Result]:
     makers: list[Maker] = [ours]
     if shutil.which("nginx"):
         makers.append(nginx)
@@ -205,50 +270,49 @@ async def run(seconds: float, rounds: int, distinct: bool, say: Callable[[str], 
     server, upstream = await origin()
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
         folder = Path(name)
-        script: Path | None = None
-        if distinct:
-            script = folder / "distinct.lua"
-            script.write_text(
-                "local n = 0\nrequest = function()\n  n = n + 1\n"
-                '  return wrk.format("GET", nil, {["User-Agent"] = "viewer " .. n})\nend\n'
-            )
+        certificate(folder)
         async with contextlib.AsyncExitStack() as stack:
             targets = [await stack.enter_async_context(make(upstream, folder)) for make in makers]
-            for target in targets:
-                for item in OBJECTS:
-                    await measure(target, item, 1, script)
+            cases = [
+                (mode, item, target)
+                for mode in modes
+                for item in MODES[mode]
+                for target in targets
+                if target.tls_port or mode not in ("tls", "h2")
+            ]
+            for mode, item, target in cases:
+                await measure(target, mode, item, 1, folder)
             for _ in range(rounds):
-                for item in OBJECTS:
-                    for target in targets:
-                        results.append(await measure(target, item, seconds, script))
-                        say(f"  {target.name:9} {item:9} {results[-1].requests_per_cpu_s:10.0f} requests/CPU s")
+                for mode, item, target in cases:
+                    results.append(await measure(target, mode, item, seconds, folder))
+                    found = results[-1].requests_per_cpu_s
+                    say(f"  {mode:9} {item:9} {target.name:9} {found:10.0f} requests/CPU s")
     server.close()
     return results
 
 
 def table(results: list[Result]) -> list[dict[str, object]]:
-    """Medians, spreads and ratios, one row per object and server."""
+    """Medians, spreads and ratios, one row per mode, object and server."""
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for result in results:
+        values.setdefault((result.mode, result.object, result.server), []).append(result.requests_per_cpu_s)
     rows: list[dict[str, object]] = []
-    for item in OBJECTS:
-        values = {
-            server: [r.requests_per_cpu_s for r in results if (r.server, r.object) == (server, item)]
-            for server in dict.fromkeys(r.server for r in results)
-        }
-        base = statistics.median(values["headrace"])
-        for server, found in values.items():
-            median = statistics.median(found)
-            rows.append(
-                {
-                    "object": item,
-                    "bytes": OBJECTS[item],
-                    "server": server,
-                    "requests_per_cpu_s": round(median),
-                    "low": round(min(found)),
-                    "high": round(max(found)),
-                    "megabytes_per_cpu_s": round(median * OBJECTS[item] / 1e6, 1),
-                    "headrace_is_times": round(base / median, 2),
-                }
-            )
+    for (mode, item, server), found in values.items():
+        median = statistics.median(found)
+        base = statistics.median(values[mode, item, "headrace"])
+        rows.append(
+            {
+                "mode": mode,
+                "object": item,
+                "bytes": OBJECTS[item],
+                "server": server,
+                "requests_per_cpu_s": round(median),
+                "low": round(min(found)),
+                "high": round(max(found)),
+                "megabytes_per_cpu_s": round(median * OBJECTS[item] / 1e6, 1),
+                "headrace_is_times": round(base / median, 2),
+            }
+        )
     return rows
 
 
@@ -256,38 +320,44 @@ def chart(rows: list[dict[str, object]]) -> str:
     """Bars of requests per CPU second relative to ours, as SVG."""
     colours = {"headrace": "#1f8fd6", "nginx": "#6aa84f", "varnish": "#c27ba0"}
     parts, y = [], 30
+    last: tuple[object, object] = (rows[0]["mode"], rows[0]["object"])
     for row in rows:
+        y += 14 if last != (row["mode"], row["object"]) else 0
+        last = (row["mode"], row["object"])
         share = 1 / float(str(row["headrace_is_times"]))
         width = 300 * share
         server = str(row["server"])
-        label = f"{row['object']} · {server}: {row['requests_per_cpu_s']}/CPU s"
+        label = f"{row['mode']} · {row['object']} · {server}: {row['requests_per_cpu_s']}/CPU s"
         parts.append(f'<rect x="10" y="{y}" width="{width:.0f}" height="16" fill="{colours[server]}"/>')
         parts.append(f'<text x="{width + 16:.0f}" y="{y + 13}">{label}</text>')
-        y += 22 if server != "varnish" else 36
+        y += 22
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{y}" font-family="sans-serif" font-size="12">'
-    title = '<text x="10" y="18" font-weight="bold">Requests per CPU second, cached, one worker, HTTP/1.1</text>'
+    title = '<text x="10" y="18" font-weight="bold">Requests per CPU second, from the cache, one worker each</text>'
     return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', title, *parts, "</svg>\n"])
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--distinct", action="store_true")
+    parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     options = parser.parse_args()
-    if not shutil.which("wrk"):
-        sys.exit("wrk is missing: apt install wrk")
-    results = await run(options.seconds, options.rounds, options.distinct, lambda text: print(text, flush=True))
+    modes = [mode for mode in options.modes.split(",") if mode in MODES]
+    for program, package in (("wrk", "wrk"), ("h2load", "nghttp2-client"), ("openssl", "openssl")):
+        if not shutil.which(program):
+            sys.exit(f"{program} is missing: apt install {package}")
+    results = await run(modes, options.seconds, options.rounds, lambda text: print(text, flush=True))
     rows = table(results)
-    print(f"\n{'object':10}{'server':10}{'req/CPU s':>11}{'low':>9}{'high':>9}{'MB/CPU s':>10}{'headrace is':>13}")
+    print(f"\n{'mode':10}{'object':10}{'server':10}{'req/CPU s':>11}", end="")
+    print(f"{'low':>9}{'high':>9}{'MB/CPU s':>10}{'headrace is':>13}")
     for row in rows:
         print(
-            f"{row['object']:10}{row['server']:10}{row['requests_per_cpu_s']:>11}{row['low']:>9}{row['high']:>9}"
+            f"{row['mode']:10}{row['object']:10}{row['server']:10}{row['requests_per_cpu_s']:>11}{row['low']:>9}{row['high']:>9}"
             f"{row['megabytes_per_cpu_s']:>10}{row['headrace_is_times']:>11} x"
         )
     options.out.mkdir(parents=True, exist_ok=True)
-    name = "edge-distinct" if options.distinct else "edge"
+    name = "edge" if len(modes) == len(MODES) else "edge-" + "-".join(modes)
     (options.out / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
     (options.out / f"{name}.svg").write_text(chart(rows))
     print(f"written: {options.out / name}.json, .svg")

@@ -112,22 +112,22 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._buffer and not self.busy and not self.paused:
-            asked = self._heads.get(data)
-            if asked is not None and asked.plain and self._short(asked):
+            short = self._heads.get(data) or self._heads.halves(data)
+            if short is not None and self._short(*short):
                 return
         self._feed(data)
 
-    def _short(self, asked: Request) -> bool:
+    def _short(self, key: str, gzip: bool) -> bool:
         """Answer a plain request with a fresh entry's prepared bytes; False if that needs the long way."""
         site = self._site
-        found = site.cache.entries.get(asked.key)
+        found = site.cache.entries.get(key)
         if found is None or found.status != 200:
             return False
         now = site.clock()
         if now >= found.fresh_until or now >= self.counted_until:
             return False
         found.used = True
-        if asked.gzip and found.squeezable:
+        if gzip and found.squeezable:
             if found.gzipped is None:
                 return False
             found = found.squeezed()
@@ -220,16 +220,14 @@ class Connection(asyncio.Protocol):
             if not size:
                 return False
             head = buffer if size == len(buffer) else buffer[:size]
-            asked = self._heads.get(head)
-            if asked is None:
-                asked = self._heads.parse(head)
+            asked = self._heads.parse(head)
         except ProtocolError as error:
             status = error.status if isinstance(error, Bad) else 400
             self._stats.bad_requests += 1
             self._refuse(status, error.slug)
             return False
         self._buffer = buffer[size:]
-        if not (asked.plain and not self._server.draining and self._short(asked)):
+        if not (asked.plain and not self._server.draining and self._short(asked.key, asked.gzip)):
             self._handle(asked)
         return True
 

@@ -17,6 +17,12 @@ PER_GENERATION = 2048
 MAX_HEAD_BYTES = 2048
 """Longer heads are parsed each time; they are rare, and would cost the memory of many."""
 
+KEEP_EACH = 16
+"""Of heads found by their halves, one in so many is remembered whole: a herd's at once, a lone viewer's hardly."""
+
+Short = tuple[str, bool]
+"""Cache key, and whether the viewer takes gzip: all of a plain request that matters."""
+
 K = TypeVar("K", bytes, str)
 V = TypeVar("V")
 
@@ -46,17 +52,38 @@ class Memo(Generic[K, V]):
 
 
 class Heads:
-    """Parses request heads, remembering. `get` is on the short path."""
+    """Parses request heads, remembering. `get` and `halves` are the short path."""
 
-    __slots__ = ("_blocks", "_heads", "_keys", "_max_target", "_targets", "get")
+    __slots__ = ("_blocks", "_found", "_heads", "_keys", "_lines", "_max_target", "_once", "_plain", "_targets", "get")
 
     def __init__(self, query_keys: frozenset[str], max_target: int) -> None:
         self._keys, self._max_target = query_keys, max_target
-        self._heads: Memo[bytes, Request] = Memo()
+        self._heads: Memo[bytes, Short] = Memo()
+        self._plain: Memo[bytes, str] = Memo()
+        """Cache keys by request line, of those that the short path can answer."""
         self._blocks: Memo[bytes, Fields] = Memo()
+        self._once: set[int] = set()
+        """Hashes of header blocks that came once: they are remembered when they come again."""
+        self._lines: request.Lines = {}
         self._targets: Memo[str, Target] = Memo()
+        self._found = 0
         self.get = self._heads.get
-        """The request that these very bytes were parsed to before, if they are remembered."""
+        """What these very bytes ask for, if they are a plain request that is remembered."""
+
+    def halves(self, head: bytes) -> Short | None:
+        """The same by request line and header block apart: a player changes only the first."""
+        line, _, block = head.partition(b"\r\n")
+        key = self._plain.get(line)
+        if key is None:
+            return None
+        said = self._blocks.get(block)
+        if said is None or not said.ordinary:
+            return None
+        short = key, said.gzip
+        self._found += 1
+        if not self._found % KEEP_EACH:
+            self._heads.put(head, short)
+        return short
 
     def parse(self, head: bytes) -> Request:
         """Parse a whole head. Raises ProtocolError."""
@@ -69,10 +96,18 @@ class Heads:
                 self._targets.put(raw_target, where)
         said = None if http10 else self._blocks.get(block)
         if said is None:
-            said = request.parse_fields(block, http10)
+            said = request.parse_fields(block, http10, self._lines)
             if len(block) <= MAX_HEAD_BYTES and not http10 and not said.bearer:
-                self._blocks.put(block, said)
-        asked = request.build(method, where, said, http10)
-        if asked.plain and len(head) <= MAX_HEAD_BYTES:
-            self._heads.put(head, asked)
-        return asked
+                self._remember(block, said)
+        elif method == "GET" and not where.token and len(line) <= MAX_HEAD_BYTES:
+            self._plain.put(line, where.key)
+        return request.build(method, where, said, http10)
+
+    def _remember(self, block: bytes, said: Fields) -> None:
+        number = hash(block)
+        if number in self._once:
+            self._blocks.put(block, said)
+            return
+        if len(self._once) >= 4 * PER_GENERATION:
+            self._once.clear()
+        self._once.add(number)

@@ -14,11 +14,17 @@ from edge import ranges, target
 from media.errors import ProtocolError
 
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21-\x7e]+) HTTP/(\d)\.(\d)\Z")
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n")
-_BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n\Z")
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\Z")
 _HOST = re.compile(r"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*\Z")
 _LONELY = re.compile(rb"(?<!\r)\n|\r(?!\n)(?!\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _START = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{0,32}( [\x21-\x7e]*( .*)?)?\Z", re.DOTALL)
+
+Lines = dict[bytes, tuple[str, str]]
+"""Header lines that were read before, without their ends, as name and value: most come again and again."""
+MAX_LINES = 4096
+"""A fuller `Lines` is emptied: names and values of unusual viewers only pass through."""
+MAX_LINE_BYTES = 512
+"""Longer lines (cookies) are not remembered."""
 
 MAX_FIELDS = 100
 """Header lines per request: browsers send about twenty."""
@@ -115,9 +121,9 @@ def parse_line(line: bytes, max_target: int) -> tuple[str, str, bool]:
     return method, raw_target, match[4] == b"0"
 
 
-def parse_fields(block: bytes, http10: bool) -> Fields:
-    """Read all header lines; `block` ends with the empty line. Raises Bad."""
-    headers = _fields(block)
+def parse_fields(block: bytes, http10: bool, lines: Lines | None = None) -> Fields:
+    """Read all header lines; `block` ends with the empty line. `lines` is used and added to. Raises Bad."""
+    headers = _fields(block, {} if lines is None else lines)
     check(headers, http10)
     return fields(headers, http10)
 
@@ -156,16 +162,20 @@ def build(method: str, where: target.Target, said: Fields, http10: bool) -> Requ
     )
 
 
-def _fields(block: bytes) -> dict[str, str]:
-    if _BLOCK.match(block) is None:
+def _fields(block: bytes, known: Lines) -> dict[str, str]:
+    if block[-4:] != b"\r\n\r\n":
+        if block == b"\r\n":
+            return {}
         raise Bad(400, "A header line is broken.", "bad_field")
-    lines = _FIELD.findall(block)
-    if len(lines) > MAX_FIELDS:
+    raw_lines = block[:-4].split(b"\r\n")
+    if len(raw_lines) > MAX_FIELDS:
         raise Bad(431, "The request has too many header lines.", "too_many_fields")
     headers: dict[str, str] = {}
-    for raw_name, raw_value in lines:
-        name = raw_name.decode("ascii").lower()
-        value = raw_value.rstrip(b" \t").decode("latin-1")
+    for raw in raw_lines:
+        found = known.get(raw)
+        if found is None:
+            found = _field(raw, known)
+        name, value = found
         if name in headers:
             if name in ("host", "content-length", "transfer-encoding", "authorization"):
                 raise Bad(400, f"The field {name} is there twice.", "repeated_field")
@@ -173,6 +183,18 @@ def _fields(block: bytes) -> dict[str, str]:
         else:
             headers[name] = value
     return headers
+
+
+def _field(raw: bytes, known: Lines) -> tuple[str, str]:
+    match = _FIELD.match(raw)
+    if match is None:
+        raise Bad(400, "A header line is broken.", "bad_field")
+    found = match[1].decode("ascii").lower(), match[2].rstrip(b" \t").decode("latin-1")
+    if len(raw) <= MAX_LINE_BYTES and found[0] not in ("authorization", "cookie"):
+        if len(known) >= MAX_LINES:
+            known.clear()
+        known[raw] = found
+    return found
 
 
 def check(headers: dict[str, str], http10: bool) -> None:
