@@ -161,7 +161,8 @@ class Reel:
         fresh = init if init is not None and (name, init.name) not in self._inits else None
         b = segment.boundary
         row = [b.msn, b.pts, b.wall_us, int(b.discontinuity), b.discontinuities, init.name if init else "",
-               segment.timescale, segment.start, segment.duration, int(segment.gap), segment.size_bytes]  # fmt: skip
+               segment.timescale, segment.start, segment.duration, int(segment.gap), segment.size_bytes,
+               segment.lead_bytes]  # fmt: skip
         line = json.dumps(row, separators=(",", ":")) + "\n"
 
         def work() -> None:
@@ -245,4 +246,4 @@ def _load_stream(folder: Path) -> Restored:
 def _segment(row: list[Any]) -> Segment:
     boundary = Boundary(row[0], row[1], row[2], bool(row[3]), row[4])
     gap = bool(row[9])
-    return Segment(boundary, None, row[6], row[7], row[8], (), True, gap, row[10], stored=not gap)
+    return Segment(boundary, None, row[6], row[7], row[8], (), True, gap, row[10], not gap, row[11])

@@ -44,6 +44,8 @@ class Part:
     independent: bool
     data: bytes
     samples: int
+    lead_bytes: int = 0
+    """Up to the end of the first sample: what it takes to show an I picture alone."""
 
     @property
     def gap(self) -> bool:
@@ -68,6 +70,8 @@ class Segment:
     size_bytes: int = 0
     stored: bool = False
     """Its bytes are on disk alone; `parts` is empty."""
+    lead_bytes: int = 0
+    """Of its first part."""
 
     @property
     def msn(self) -> int:

@@ -6,6 +6,7 @@ It carries the semantics (blocking reload, hints, lifetimes, errors) so that any
 |---|---|
 | index.m3u8 | multivariant playlist |
 | RENDITION/media.m3u8 | media playlist; `_HLS_*` directives |
+| RENDITION/iframes.m3u8 | I pictures alone, as byte ranges of the segments |
 | RENDITION/init-E-N.mp4 | CMAF header |
 | RENDITION/seg-E-MSN.m4s | whole segment; while it is being made, chunk by chunk |
 | RENDITION/part-E-MSN.INDEX.m4s | LL-HLS part; the hinted one waits until it is whole |
@@ -103,6 +104,8 @@ class Origin:
         presentation.on_demand(rendition)
         if file == "media.m3u8":
             return await self._playlist(presentation, rendition, query)
+        if file == "iframes.m3u8":
+            return self._iframes(presentation, rendition)
         if (part := _PART.fullmatch(file)) is not None:
             epoch, msn, index = part.groups()
             if epoch == presentation.epoch:
@@ -157,6 +160,13 @@ class Origin:
         body = render.media_playlist(presentation, window, delta=directives.skip)
         etag = _etag(presentation, f"{name}-{'s' if directives.skip else 'm'}")
         return replies.playlist(body, etag, target_s, blocking=directives.blocking)
+
+    def _iframes(self, presentation: Presentation, name: str) -> Reply:
+        window = presentation.windows.get(name)
+        if window is None or window.rendition.kind is not Kind.VIDEO:
+            return replies.not_found("There is no such list of pictures.")
+        body = render.iframe_playlist(presentation, window)
+        return replies.fresh(body, replies.PLAYLIST, _etag(presentation, f"{name}-i"), presentation.settings.segment_s)
 
     async def _part(self, presentation: Presentation, name: str, msn: int, index: int) -> Reply:
         """A part; the hinted one is waited for, and sent only when whole (RFC 8216bis 6.2.6)."""
@@ -248,6 +258,8 @@ class Origin:
     async def _send(self, send: Send, reply: Reply, scope: Scope) -> None:
         if reply.etag and reply.status == 200 and _matches(scope, reply.etag):
             reply = Reply(304, reply.media_type, reply.cache, (), reply.etag)
+        if reply.status == 200 and reply.immutable:
+            reply = replies.ranged(reply, _header(scope, b"range"))
         self._count(reply.status)
         bare = reply.status in (204, 304)
         await send(
@@ -277,6 +289,10 @@ def _etag(presentation: Presentation, what: str) -> str:
 
 def _media_type(presentation: Presentation, name: str) -> str:
     return replies.AUDIO if presentation.shelves[name].rendition.kind is Kind.AUDIO else replies.VIDEO
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
 def _matches(scope: Scope, etag: str) -> bool:

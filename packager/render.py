@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from media.track import Kind
 from packager.dash import mpd as dash
 from packager.grid import nominal_rate
+from packager.hls import iframes
 from packager.hls import media_playlist as hls
 from packager.hls import multivariant as master
 from packager.model import Window
@@ -21,6 +23,15 @@ def media_playlist(presentation: Presentation, window: Window, *, delta: bool) -
         shown = {r.name for r in presentation.renditions}
         others = hls.reports((w for n, w in presentation.windows.items() if n in shown), name)
         body = presentation.rendered[key] = hls.render(window, others, delta=delta)
+    return body
+
+
+def iframe_playlist(presentation: Presentation, window: Window) -> bytes:
+    """One video rendition's I pictures."""
+    key = (window.rendition.name, "iframes")
+    body = presentation.rendered.get(key)
+    if body is None:
+        body = presentation.rendered[key] = iframes.render(window)
     return body
 
 
@@ -59,7 +70,8 @@ def entries(presentation: Presentation) -> list[master.Entry]:
         rates = presentation.rates[rendition.name]
         rate = nominal_rate(rendition, track) or _measured(window)
         peak, average = rates.peak(window.current), rates.average(window.current)
-        found.append(master.Entry(rendition, track, peak, average, rate, order))
+        pictures = iframes.peak(window) if rendition.kind is Kind.VIDEO else 0
+        found.append(master.Entry(rendition, track, peak, average, rate, order, pictures))
     return found
 
 

@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 PLAYLIST = "application/vnd.apple.mpegurl"
 MPD = "application/dash+xml"
@@ -22,6 +23,8 @@ TEXT = "text/plain; charset=utf-8"
 
 MEDIA_S = 3600
 ERROR_S = 1
+
+_RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 CORS = (
     (b"access-control-allow-origin", b"*"),
@@ -39,6 +42,11 @@ class Reply:
     body: tuple[bytes, ...] = ()
     etag: str = ""
     extra: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def immutable(self) -> bool:
+        """Whether the bytes under this name never change, so that ranges of them mean something."""
+        return self.cache.endswith("immutable")
 
     @property
     def size(self) -> int:
@@ -68,6 +76,24 @@ def fresh(body: bytes, media_type: str, etag: str, target_s: int) -> Reply:
 def media(body: tuple[bytes, ...], media_type: str, etag: str) -> Reply:
     """Bytes that never change under their name."""
     return Reply(200, media_type, f"public, max-age={MEDIA_S}, immutable", body, etag)
+
+
+def ranged(whole: Reply, wanted: str) -> Reply:
+    """The one range of `whole` that a Range header asks for (RFC 9110 14): 206, or 416; the whole for any other."""
+    match = _RANGE.fullmatch(wanted.strip())
+    if match is None or match.groups() == ("", ""):
+        return whole
+    first, last = match.groups()
+    size = whole.size
+    start = int(first) if first else max(0, size - int(last))
+    end = min(int(last), size - 1) if first and last else size - 1
+    if first and last and int(last) < start:
+        return whole  # a broken range counts as none
+    if start >= size or (not first and int(last) == 0):
+        return error(416, "There are not so many bytes.", (b"content-range", f"bytes */{size}".encode()))
+    body = b"".join(whole.body)[start : end + 1]
+    said = (b"content-range", f"bytes {start}-{end}/{size}".encode())
+    return replace(whole, status=206, body=(body,), extra=(*whole.extra, said))
 
 
 def error(status: int, text: str, *extra: tuple[bytes, bytes]) -> Reply:

@@ -216,7 +216,9 @@ class Lane:
             prefix = STYP + prefix
         self._sequence += 1
         data = chunk(self._sequence, self._part_start, self._samples, prefix)
-        part = Part(self._part_index, shown, self._filled(self._end), self._samples[0].sync, data, len(self._samples))
+        samples = self._samples
+        lead_bytes = len(data) - sum(len(sample.data) for sample in samples[1:])
+        part = Part(self._part_index, shown, self._filled(self._end), samples[0].sync, data, len(samples), lead_bytes)
         self._part_index += 1
         self._part_lead = self._lead
         self._samples = []

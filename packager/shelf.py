@@ -73,6 +73,7 @@ class Shelf:
                     parts=(*current.parts, part),
                     duration=current.duration + part.duration,
                     size_bytes=current.size_bytes + len(part.data),
+                    lead_bytes=current.lead_bytes or part.lead_bytes,
                 )
             case Closed():
                 done, self.current = self.current, None

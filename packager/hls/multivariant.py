@@ -29,6 +29,8 @@ class Entry:
     frame_rate: Fraction | None = None
     order: int = 0
     """Place in the declared list; stable for the life of a broadcast."""
+    iframe_peak: int = 0
+    """Bits per second of its I pictures alone; 0 where there is no whole segment yet."""
 
     @property
     def codec(self) -> str:
@@ -50,6 +52,7 @@ def render(entries: Sequence[Entry]) -> bytes:
             lines += _variant(video, None, [], with_range)
         for group, members in groups:
             lines += _variant(video, group, members, with_range)
+    lines += [_iframes(video, with_range) for video in videos if video.iframe_peak]
     if not videos:
         for group, members in groups:
             if len(members) > 1:
@@ -95,6 +98,19 @@ def _variant(video: Entry, group: str | None, audios: Sequence[Entry], with_rang
     if group is not None:
         attributes.append(f"AUDIO={quoted(group)}")
     return ["#EXT-X-STREAM-INF:" + ",".join(attributes), f"{video.rendition.name}/media.m3u8"]
+
+
+def _iframes(video: Entry, with_range: bool) -> str:
+    """For trick play (4.4.6.3)."""
+    attributes = [
+        f"BANDWIDTH={video.iframe_peak}",
+        f"CODECS={quoted(video.codec)}",
+        f"RESOLUTION={video.track.width}x{video.track.height}",
+    ]
+    if with_range:
+        attributes.append(f"VIDEO-RANGE={video_range(video.track)}")
+    attributes.append(f'URI="{video.rendition.name}/iframes.m3u8"')
+    return "#EXT-X-I-FRAME-STREAM-INF:" + ",".join(attributes)
 
 
 def _sound_only(entry: Entry, group: str | None) -> list[str]:

@@ -1,0 +1,51 @@
+"""Renders the I-frame playlist of a video rendition: the first picture of each segment, as a byte range (4.4.3.6)."""
+
+from __future__ import annotations
+
+from packager.hls.text import instant, seconds
+from packager.model import Init, Segment, Window, segment_name
+
+VERSION = 6
+RECENT = 30
+"""Segments of which the bit rate of pictures is taken."""
+
+
+def peak(window: Window) -> int:
+    """Bits per second of the I pictures, where the largest follow each other; 0 without a whole segment."""
+    rates = [s.lead_bytes * 8 * s.timescale // s.duration for s in window.segments[-RECENT:] if _shows(s)]
+    return max(rates, default=0)
+
+
+def render(window: Window) -> bytes:
+    """The playlist as UTF-8: whole segments only, each shown from its start to the next one's."""
+    first = window.segments[0] if window.segments else None
+    sequence = window.discontinuity_sequence if first is not None else 0
+    lines = [
+        "#EXTM3U",
+        f"#EXT-X-VERSION:{VERSION}",
+        f"#EXT-X-TARGETDURATION:{window.target_s}",
+        f"#EXT-X-MEDIA-SEQUENCE:{first.msn if first else window.first_msn}",
+        f"#EXT-X-DISCONTINUITY-SEQUENCE:{sequence}",
+        "#EXT-X-I-FRAMES-ONLY",
+    ]
+    init: Init | None = None
+    for segment in window.segments:
+        if segment.boundary.discontinuity:
+            lines.append("#EXT-X-DISCONTINUITY")
+        if segment.init is not None and segment.init is not init:
+            init = segment.init
+            lines.append(f'#EXT-X-MAP:URI="{init.name}"')
+        lines.append(f"#EXT-X-PROGRAM-DATE-TIME:{instant(segment.wall_us)}")
+        if not _shows(segment):
+            lines.append("#EXT-X-GAP")
+        lines.append(f"#EXTINF:{seconds(segment.duration, segment.timescale)},")
+        lines.append(f"#EXT-X-BYTERANGE:{max(1, segment.lead_bytes)}@0")
+        lines.append(segment_name(window.epoch, segment.msn))
+    if window.ended:
+        lines.append("#EXT-X-ENDLIST")
+    lines.append("")
+    return "\n".join(lines).encode()
+
+
+def _shows(segment: Segment) -> bool:
+    return not segment.gap and segment.lead_bytes > 0 and segment.duration > 0
