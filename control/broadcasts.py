@@ -135,7 +135,7 @@ class Broadcasts:
     def tick(self) -> None:
         """Measure, and forget what ended long ago."""
         now, wall = time.monotonic(), time.time()
-        for broadcast in self._live.values():
+        for broadcast in self.on_air():  # a copy: a limit may end one of them right here
             broadcast.tick(now, wall)
         for playback_id, at in list(self._ended_at.items()):
             shown = self._shown.get(playback_id)

@@ -12,11 +12,14 @@ import av
 import pytest
 
 from control.broadcast import Broadcast, State
+from control.broadcasts import Broadcasts
 from control.describe import describe
+from control.keys import Grant
+from control.limits import Finding, Limits
 from control.planning import Planning
 from control.session import Session
 from control.stream_settings import StreamSettings
-from ingest.ports import PublishRequest, StopReason
+from ingest.ports import EndReason, PublishRequest, StopReason
 from ingest.settings import LimitSettings
 from media.codecs import audio_track, h264, nal, opus, video_track
 from media.cut import Cut
@@ -50,6 +53,7 @@ class JobDouble:
 class PoolDouble:
     def __init__(self) -> None:
         self.job = JobDouble()
+        self.settings = TranscodeSettings()
 
     async def open(self, plan: Plan, sink: Any, *, name: str) -> JobDouble:
         self.job.plans.append(plan)
@@ -256,6 +260,35 @@ async def test_too_many_bits_are_warned_of_and_then_end_it(big: Track) -> None:
     assert [reason for reason, _ in bench.stopped] == [StopReason.LIMIT]
     assert second == 12
     assert len(describe(bench.broadcast)["notices"]) == 2
+
+
+async def test_a_broadcast_that_a_limit_ends_in_the_tick_leaves_the_others_on_air(
+    big: Track, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    def spawn(work: Any) -> asyncio.Task[None]:
+        tasks.append(asyncio.create_task(work))
+        return tasks[-1]
+
+    them = Broadcasts(cast(Pool, PoolDouble()), PackagerSettings(), spawn, keep_ended_s=60)
+    planner = Planning(TranscodeSettings()).planner(StreamSettings(ladder=()))
+    for name in ("one", "two"):
+        broadcast = them.start(Grant(name, name, name, "key", StreamSettings(), None), planner)
+        session = Session(broadcast, PublishRequest("rtmp", "k", "192.0.2.1", 1), "key")
+        session.on_stop(lambda reason, text, s=session: s.close(EndReason.STOPPED))  # type: ignore[misc]
+        broadcast.attach(session)
+        session.write(pictures(big, 0, 1)[0])
+    one = them.live("one")
+    assert one is not None
+    over = Finding("frame_rate", "too many frames", final=True)
+    monkeypatch.setattr(Limits, "second", lambda self, sample: [over] if self is one._limits else [])
+    them.tick()
+    assert [b.stream for b in them.on_air()] == ["two"]
+    assert them.limit_ends == {"frame_rate": 1}
+    await asyncio.gather(*tasks)
+    them.on_air()[0].end("test")
+    await asyncio.gather(*tasks)
 
 
 async def test_what_the_worker_says_reaches_the_operator(big: Track) -> None:
