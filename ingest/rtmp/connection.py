@@ -18,6 +18,7 @@ from ingest.rtmp.events import Ended, Event, Ignored, Media, Pong, PublishAsked,
 from ingest.rtmp.publisher import STOP_WORDS, Publisher
 from ingest.rtmp.session import Session
 from ingest.rtmp.state import State
+from ingest.rtmp.tls import Tls
 from ingest.settings import LimitSettings
 from media.errors import HeadraceError, ProtocolError
 
@@ -55,7 +56,7 @@ class Connection(asyncio.Protocol):
         self._ending = False
         self._gone = False
         self._paused = False
-        self._early: list[bytes] | None = None
+        self._tls: Tls | None = None
         self._log = _log
         self.address = ""
         self._port = 0
@@ -72,18 +73,26 @@ class Connection(asyncio.Protocol):
             self._log.warning("connection_refused", reason="too_many_connections")
             self._transport.abort()
         elif self._context.tls is not None:
-            self._transport.pause_reading()  # until the TLS layer reads
-            self._early = []
-            self._context.spawn(self._upgrade(self._context.tls))
+            try:
+                self._tls = Tls(self._context.tls())
+            except (OSError, HeadraceError) as error:
+                self._tls_failed(error)
 
     def data_received(self, data: bytes) -> None:
-        if self._early is not None:
-            # The TLS layer may give out data before it is known as our transport; an answer now would go out in
-            # the clear.
-            self._early.append(data)
-        elif not self._ending:
+        if self._ending:
+            return
+        if self._tls is not None:
+            try:
+                data = self._tls.receive(data)
+            except ssl.SSLError as error:
+                self._tls_failed(error)
+                return
+            self._write(self._tls.data_to_send())
+        if data:
             now = time.monotonic()
             self._apply(self._session.receive(data, now), now)
+        if self._tls is not None and self._tls.ended and self._transport is not None:
+            self._transport.close()
 
     def eof_received(self) -> bool:
         return False  # close: half a connection is of no use to a publisher
@@ -95,31 +104,12 @@ class Connection(asyncio.Protocol):
             self._publisher = None
             self._log.info("publisher_lost", error=type(exc).__name__ if exc else "")
 
-    async def _upgrade(self, context: Callable[[], ssl.SSLContext]) -> None:
-        """Server side of TLS. Any failure ends this connection alone."""
-        assert self._transport is not None
-        loop = asyncio.get_running_loop()
-        plain = self._transport
-        try:
-            self._transport = await loop.start_tls(
-                plain,
-                self,
-                context(),
-                server_side=True,
-                ssl_handshake_timeout=self._context.limits.handshake_timeout_s,
-            )
-        except (OSError, HeadraceError) as error:  # ssl.SSLError and the timeout are OSErrors too
-            reason = getattr(error, "reason", None) or type(error).__name__
-            self._log.info("tls_failed", reason=str(reason).lower())
-            plain.abort()
-            self._leave()
-            return
-        early, self._early = self._early or [], None
-        if self._transport is None or self._gone:
-            plain.abort()
-            return
-        for data in early:
-            self.data_received(data)
+    def _tls_failed(self, error: Exception) -> None:
+        """No TLS with this peer: ends this connection alone, with the alert that says why."""
+        reason = getattr(error, "reason", None) or type(error).__name__
+        self._log.info("tls_failed", reason=str(reason).lower())
+        self._finish(EndReason.PROTOCOL, "The encryption of the connection broke.")
+        self._close()
 
     # The session's events
 
@@ -234,11 +224,13 @@ class Connection(asyncio.Protocol):
         """
         self._send()
         self._ending = True
-        if self._transport is None or self._gone:
+        if self._transport is None or self._gone or self._transport.is_closing():
             return
         self._resume()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        if self._tls is not None:
+            self._tls.close()
+            self._write(self._tls.data_to_send())
+        self._transport.write_eof()
         loop = asyncio.get_running_loop()
         self._linger = loop.call_later(self._context.limits.linger_s, self._transport.abort)
 
@@ -251,7 +243,15 @@ class Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         data = self._session.data_to_send()
-        if data and self._transport is not None and not self._transport.is_closing() and not self._ending:
+        if not data or self._ending:
+            return
+        if self._tls is not None:
+            self._tls.send(data)
+            data = self._tls.data_to_send()
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
             if self._transport.get_write_buffer_size() > _MAX_UNSENT:
                 self._log.info("connection_ended", reason="peer_does_not_read")

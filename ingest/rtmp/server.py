@@ -124,7 +124,7 @@ class RtmpServer:
                     now = time.monotonic()
                     for connection in list(self._connections):
                         self._tick(connection, now)
-            # What is left waits for a gatekeeper or a TLS peer of a connection that no longer exists.
+            # What is left waits for a gatekeeper on behalf of a connection that no longer exists.
             for task in list(self._tasks):
                 task.cancel()
 
