@@ -67,7 +67,7 @@ class LimitSettings(_Section):
     max_height: int = Field(default=2160, ge=16, description="Highest picture, in pixels (of the shorter side).")
     max_frame_rate: float = Field(default=121.0, gt=0, description="Most frames per second.")
     max_keyframe_interval_s: float = Field(
-        default=20.0, gt=0, description="Longest time between keyframes; beyond it the publisher is warned, then ended."
+        default=20.0, gt=0, description="Longest time between keyframes; beyond it the publisher is warned."
     )
     max_timestamp_jump_s: float = Field(
         default=3.0,

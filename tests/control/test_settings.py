@@ -107,3 +107,29 @@ def test_the_example_file_is_understood() -> None:
         line.removeprefix("# ") if "=" in line else line for line in example.read_text().splitlines()
     )
     assert uncommented.count("=") > 5
+
+
+def test_a_ladder_of_ones_own_is_read_from_toml_and_fitted(tmp_path: Path) -> None:
+    from control.planning import ladder_of
+    from control.stream_settings import StreamSettings
+
+    (tmp_path / "headrace.toml").write_text(
+        '[[transcode.ladders]]\nname = "mine"\npassthrough = ["h264", "hevc"]\n'
+        "[[transcode.ladders.rungs]]\nheight = 288\nbitrate = 400_000\nframe_rate = 12.5\n"
+        '[[transcode.ladders.rungs]]\nheight = 576\nbitrate = 900_000\ncodec = "hevc"\nvalue = 3\n'
+    )
+    settings = load(tmp_path / "headrace.toml", environment={})
+    ladder = ladder_of(StreamSettings(ladder=("mine",)), settings.transcode)
+    assert [(r.height, r.codec.value, float(r.max_rate), r.value) for r in ladder.rungs] == [
+        (576, "hevc", 30.0, 3),
+        (288, "h264", 12.5, 0),
+    ]
+    assert {codec.value for codec in ladder.passthrough} == {"h264", "hevc"}
+
+
+def test_a_mistake_in_an_own_ladder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "headrace.toml").write_text(
+        '[[transcode.ladders]]\nname = "mine"\n[[transcode.ladders.rungs]]\nheight = 20\nbitrate = 400_000\n'
+    )
+    with pytest.raises(SettingsError, match="height"):
+        load(tmp_path / "headrace.toml", environment={})
