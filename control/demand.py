@@ -75,8 +75,16 @@ class Demand:
     """Has the interface of a `Job`. Lives on the core's event loop."""
 
     def __init__(
-        self, plan: Plan, sink: Sink, presentation: Presentation, pool: Pool, settings: TranscodeSettings, name: str
+        self,
+        plan: Plan,
+        sink: Sink,
+        presentation: Presentation,
+        pool: Pool,
+        settings: TranscodeSettings,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._plan = plan
         self._sink = sink
         self._presentation = presentation
@@ -90,7 +98,7 @@ class Demand:
         self._chunks: list[list[Packet | Cut]] = []
         """The source's video since a few cuts ago; each chunk begins with its cut."""
         self._kept_bytes = 0
-        self._watched = time.monotonic()
+        self._watched = self._clock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._closed = False
@@ -116,7 +124,7 @@ class Demand:
 
     def asked(self, rendition: str) -> None:
         """A request arrived at the origin."""
-        self._watched = time.monotonic()
+        self._watched = self._clock()
         state = self._states.get(rendition)
         if state is not None:
             state.asked = self._watched
@@ -137,7 +145,7 @@ class Demand:
         names = {e.name for e in self._may_be_off()}
         for name in self._states.keys() - names:
             self._abandon(name, self._states.pop(name))
-        now = time.monotonic()
+        now = self._clock()
         for name in names - self._states.keys():
             self._states[name] = _State(asked=now)
 
@@ -154,7 +162,7 @@ class Demand:
             if state is not None and encode not in self._plan.video and state.rung is not Rung.ON:
                 self._abandon(encode.name, state)
                 self._presentation.wake(encode.name, 0)
-                self._states[encode.name] = _State(asked=time.monotonic())
+                self._states[encode.name] = _State(asked=self._clock())
         self._plan = plan
         self._note_rungs()
         self._tell()
@@ -181,7 +189,7 @@ class Demand:
 
     def _turn(self, cut: Cut) -> None:
         """At a cut rungs leave the broadcast's job, or come to it."""
-        now = time.monotonic()
+        now = self._clock()
         changed = False
         for name, state in self._states.items():
             if state.rung is Rung.ON and not self._wanted(name, state, now):
@@ -195,6 +203,11 @@ class Demand:
                 state.held = []
         if changed:
             self._tell()
+            self._report()
+
+    def _report(self) -> None:
+        """For operators: what each rung does, among the broadcast's other figures."""
+        self._sink.stats({f"rung_{name}": state for name, state in self.rungs.items()})
 
     def _later(self, what: Callable[[], None]) -> None:
         def run() -> None:
@@ -213,7 +226,8 @@ class Demand:
             return
         state.rung = Rung.OFF
         log.info("rung_off", stream=self._name, rendition=name)
-        now = time.monotonic()
+        self._report()
+        now = self._clock()
         if now - state.asked < self._linger_s:
             self._begin(name, state)
         elif self._wanted(name, state, now):
@@ -258,6 +272,7 @@ class Demand:
             return
         items, segments = self._replay()
         log.info("rung_on", stream=self._name, rendition=name, segments=segments)
+        self._report()
         self._presentation.wake(name, max(0, segments - 1))
         state.job = job
         for item in items:
@@ -302,6 +317,7 @@ class Demand:
         if name is None or self._closed:
             return
         log.info("rung_joined", stream=self._name, rendition=name, held=len(held))
+        self._report()
         for packet in held:
             self._sink.packet(name, packet)
 

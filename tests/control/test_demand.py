@@ -1,0 +1,230 @@
+"""Which rungs are encoded when: requests, cuts and time in, plans and replays out."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from control import demand as module
+from control.demand import Demand
+from media.cut import Cut
+from media.packet import Packet
+from media.rendition import Rendition
+from media.track import Codec, Kind, Track
+from transcode.ladder import PRESETS
+from transcode.plan import Plan, make_plan
+from transcode.settings import TranscodeSettings
+
+TRACK = Track(0, Kind.VIDEO, Codec.H264, 90_000, width=1280, height=720)
+SETTINGS = TranscodeSettings(rungs_linger_s=4.0)
+
+
+@dataclass
+class FakeJob:
+    plan: Plan
+    sink: Any
+    items: list[Any] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
+    closed: bool = False
+
+    def write(self, item: Any) -> None:
+        self.items.append(item)
+
+    def change(self, plan: Plan) -> None:
+        self.plans.append(plan)
+
+    async def close(self, drain: bool = True) -> None:
+        self.closed = True
+
+    @property
+    def names(self) -> set[str]:
+        return {e.name for e in (self.plans[-1] if self.plans else self.plan).video} - {"source"}
+
+
+@dataclass
+class FakePool:
+    jobs: list[FakeJob] = field(default_factory=list)
+
+    async def open(self, plan: Plan, sink: Any, *, name: str, settings: Any = None) -> FakeJob:
+        self.jobs.append(FakeJob(plan, sink))
+        return self.jobs[-1]
+
+
+@dataclass
+class FakePresentation:
+    on_demand: Any = None
+    asleep: set[str] = field(default_factory=set)
+    woken: list[tuple[str, int]] = field(default_factory=list)
+
+    def sleep(self, name: str) -> bool:
+        self.asleep.add(name)
+        return True
+
+    def wake(self, name: str, cuts_back: int) -> None:
+        if name in self.asleep:
+            self.asleep.remove(name)
+            self.woken.append((name, cuts_back))
+
+
+@dataclass
+class Sink:
+    packets: list[tuple[str, int]] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def stats(self, values: Any) -> None:
+        self.values.update(values)
+
+    def packet(self, rendition: str, packet: Packet) -> None:
+        self.packets.append((rendition, packet.pts))
+
+
+class Bench:
+    """A demand over fakes, a clock that is set, and a source of 10 frames a second with an IDR at each cut."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.pool, self.presentation, self.sink = FakePool(), FakePresentation(), Sink()
+        plan = make_plan(TRACK, None, PRESETS["default"], passthrough=True, hardware=None, settings=SETTINGS)
+        self.plan = plan
+        self.demand = Demand(
+            plan,
+            self.sink,
+            self.presentation,
+            self.pool,
+            SETTINGS,
+            "s",
+            clock=lambda: self.now,  # type: ignore[arg-type]
+        )
+        self.frame = 0
+
+    async def play(self, segments: int) -> None:
+        for _ in range(segments * 20):
+            pts = self.frame * 9000
+            if self.frame % 20 == 0:
+                self.demand.write(Cut(self.frame // 20, pts, 0))
+            self.demand.write(Packet(TRACK, pts, pts, 9000, self.frame % 20 == 0, b"x" * 10))
+            self.frame += 1
+            self.now += 0.1
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    @property
+    def own(self) -> FakeJob:
+        return self.pool.jobs[0]
+
+
+@pytest.fixture
+async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(module, "LEAVE_S", 0)
+    made = Bench()
+    await made.demand.start()
+    return made
+
+
+async def test_all_rungs_begin_and_sleep_when_nobody_asks(bench: Bench) -> None:
+    assert bench.own.plan is bench.plan
+    await bench.play(4)
+    assert bench.own.names == set()
+    assert bench.presentation.asleep == {"480p", "360p"}
+
+
+async def test_the_lowest_rung_stays_while_anything_is_watched(bench: Bench) -> None:
+    for _ in range(4):
+        bench.presentation.on_demand("source")
+        await bench.play(1)
+    assert bench.own.names == {"360p"}
+    assert bench.presentation.asleep == {"480p"}
+
+
+async def test_a_rung_comes_back_from_the_source_that_was_kept_and_goes_over_to_the_own_job(bench: Bench) -> None:
+    await bench.play(6)
+    bench.presentation.on_demand("480p")
+    await bench.play(0)
+    [replay] = bench.pool.jobs[1:]
+    assert {e.name for e in replay.plan.video} == {"480p"}
+    assert replay.items[0] == Cut(3, 60 * 9000, 0)
+    assert [p.pts for p in replay.items if isinstance(p, Packet)] == [n * 9000 for n in range(60, 120)]
+    assert bench.presentation.woken == [("480p", 2)]
+    # Before the next cut everything comes from the replay; the own job is told of the rung at that cut.
+    replay.sink.packet("480p", bench_packet(119))
+    assert bench.own.names == set()
+    for _ in range(3):
+        bench.demand.write(bench_packet(bench.frame))
+        bench.frame += 1
+    assert len([p for p in replay.items if isinstance(p, Packet)]) == 63
+    bench.frame = 140
+    bench.demand.write(Cut(7, 140 * 9000, 0))
+    assert bench.own.names == {"480p", "360p"}
+    assert isinstance(bench.own.items[-1], Cut)
+    # What the own job makes is held until the replay is through, and nothing comes twice.
+    bench.own.sink.packet("480p", bench_packet(140))
+    replay.sink.packet("480p", bench_packet(139))
+    replay.sink.packet("480p", bench_packet(140))
+    assert bench.sink.packets == [("480p", 119 * 9000), ("480p", 139 * 9000)]
+    bench.demand.write(replace(bench_packet(140), keyframe=True))
+    await bench.play(0)
+    assert replay.closed
+    assert bench.sink.packets[2:] == [("480p", 140 * 9000)]
+    assert bench.demand.rungs == {"480p": "on", "360p": "on"}
+
+
+async def test_all_sleep_again_and_the_lowest_without_ever_being_asked_for(bench: Bench) -> None:
+    await bench.play(6)
+    bench.presentation.on_demand("480p")
+    await bench.play(1)
+    assert bench.demand.rungs["360p"] == "on"
+    await bench.play(4)
+    assert bench.own.names == set()
+    assert bench.presentation.asleep == {"480p", "360p"}
+    assert bench.demand.rungs == {"480p": "off", "360p": "off"}
+
+
+async def test_a_replay_that_dies_leaves_the_rung_to_the_own_job(bench: Bench) -> None:
+    await bench.play(6)
+    bench.presentation.on_demand("480p")
+    await bench.play(0)
+    bench.pool.jobs[1].sink.restarted("killed", "")
+    await bench.play(1)
+    assert "480p" in bench.own.names
+    assert bench.demand.rungs["480p"] == "on"
+
+
+async def test_nothing_is_replayed_across_a_break(bench: Bench) -> None:
+    await bench.play(6)
+    bench.demand.write(Cut(6, bench.frame * 9000, 0, discontinuity=True))
+    bench.frame += 1
+    bench.demand.write(replace(bench_packet(bench.frame), keyframe=True))
+    bench.presentation.on_demand("480p")
+    await bench.play(0)
+    assert [i.index for i in bench.pool.jobs[1].items if isinstance(i, Cut)] == [6]
+
+
+async def test_a_new_ladder_begins_as_watched(bench: Bench) -> None:
+    await bench.play(4)
+    plan = make_plan(TRACK, None, PRESETS["mobile"], passthrough=True, hardware=None, settings=SETTINGS)
+    bench.demand.change(plan)
+    assert bench.own.names == {e.name for e in plan.video} - {"source"}
+    assert set(bench.demand.rungs) == bench.own.names
+
+
+async def test_close_ends_every_job_and_lets_go_of_the_presentation(bench: Bench) -> None:
+    await bench.play(6)
+    bench.presentation.on_demand("480p")
+    await bench.play(0)
+    await bench.demand.close()
+    assert all(job.closed for job in bench.pool.jobs)
+    bench.presentation.on_demand("480p")
+    assert len(bench.pool.jobs) == 2
+
+
+def bench_packet(frame: int) -> Packet:
+    return Packet(TRACK, frame * 9000, frame * 9000, 9000, False, b"y")
+
+
+def test_names_of_renditions_are_those_of_the_plan() -> None:
+    plan = make_plan(TRACK, None, PRESETS["default"], passthrough=True, hardware=None, settings=SETTINGS)
+    assert all(isinstance(r, Rendition) for r in plan.renditions)
