@@ -9,11 +9,36 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from control.ports import Node
 from media.errors import Refused
+from packager.events import MAX_MESSAGE
 
 EVENT_S = 1.0
+
+
+class EventBody(BaseModel):
+    """A timed event."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    message: str | dict[str, Any] | list[Any] = Field(description="Text, or anything that is sent as JSON.")
+    scheme: str = Field(
+        default="", max_length=200, pattern=r"^[!-~]*$", description="URI that says what the message is; empty: ours."
+    )
+    value: str = Field(default="", max_length=200, pattern=r"^[ -~]*$", description="The scheme's own subdivision.")
+    duration_s: float | None = Field(
+        default=None, ge=0, le=86_400, description="How long it lasts, where that is known."
+    )
+
+    def data(self) -> bytes:
+        """The message as bytes."""
+        text = self.message if isinstance(self.message, str) else json.dumps(self.message, separators=(",", ":"))
+        body = text.encode()
+        if len(body) > MAX_MESSAGE:
+            raise Refused(f"The message has {len(body)} bytes, {MAX_MESSAGE} are allowed.", slug="message_too_long")
+        return body
 
 
 def broadcasts_router(node: Node) -> APIRouter:
@@ -36,6 +61,16 @@ def broadcasts_router(node: Node) -> APIRouter:
         _found(node, broadcast_id)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_events(node, broadcast_id), media_type="text/event-stream", headers=headers)
+
+    @router.post("/broadcasts/{broadcast_id}/events", tags=["broadcasts"], status_code=201)
+    async def announce(broadcast_id: str, event: EventBody) -> Mapping[str, Any]:
+        """Put a timed event into the stream at this instant: players get it as EXT-X-DATERANGE and as `emsg`."""
+        found = node.announce(
+            broadcast_id, event.data(), scheme=event.scheme, value=event.value, duration_s=event.duration_s
+        )
+        if found is None:
+            raise _unknown(broadcast_id)
+        return found
 
     @router.post("/broadcasts/{broadcast_id}/stop", tags=["broadcasts"])
     async def stop(broadcast_id: str) -> dict[str, Any]:

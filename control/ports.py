@@ -25,6 +25,12 @@ class Node(Protocol):
         """End a broadcast and send its publisher away. False if there is none of that id on air."""
         ...
 
+    def announce(
+        self, broadcast_id: str, message: bytes, *, scheme: str, value: str, duration_s: float | None
+    ) -> Mapping[str, Any] | None:
+        """Put a timed event into a broadcast, now: `id`, `start`. None if there is none of that id on air."""
+        ...
+
     def hardware(self) -> Mapping[str, Any] | None:
         """Encoders and devices as probed; None while probing goes on."""
         ...

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from control.describe import describe, history
 from ingest.ports import StopReason
+from packager.hls.text import instant
 
 if TYPE_CHECKING:
     from control.node import Node
@@ -34,6 +35,15 @@ class Status:
             return False
         found.stop(StopReason.KICKED, "an operator ended this broadcast")
         return True
+
+    def announce(
+        self, broadcast_id: str, message: bytes, *, scheme: str, value: str, duration_s: float | None
+    ) -> Mapping[str, Any] | None:
+        found = self._node.broadcasts.find(broadcast_id)
+        if found is None or found.ended is not None:
+            return None
+        event = found.presentation.announce(message, scheme=scheme, value=value, duration_s=duration_s)
+        return None if event is None else {"id": event.id, "start": instant(event.wall_us), "scheme": event.scheme}
 
     def hardware(self) -> Mapping[str, Any] | None:
         found = self._node.planning.hardware

@@ -157,8 +157,8 @@ class Origin:
                     return replies.error(400, "_HLS_msn or _HLS_part is too far ahead.")
             if not await self._wait(presentation, name, deadline):
                 return replies.too_late("The stream does not go on.")
-        body = render.media_playlist(presentation, window, delta=directives.skip)
-        etag = _etag(presentation, f"{name}-{'s' if directives.skip else 'm'}")
+        body = render.media_playlist(presentation, window, delta=directives.skip, skip_ranges=directives.skip_ranges)
+        etag = _etag(presentation, f"{name}-{'v' if directives.skip_ranges else 's' if directives.skip else 'm'}")
         return replies.playlist(body, etag, target_s, blocking=directives.blocking)
 
     def _iframes(self, presentation: Presentation, name: str) -> Reply:

@@ -32,7 +32,9 @@ from media.track import Kind, Track
 from packager import recall
 from packager.archive import Archive, Reel, Restored
 from packager.cuts import ORIGIN_S, Cuts
+from packager.events import SCHEME, Events, TimedEvent
 from packager.grid import Grid, choose
+from packager.hls.media_playlist import SKIP_UNTIL_TARGETS
 from packager.lockstep import Lockstep
 from packager.model import Boundary, Init, Window
 from packager.rates import Rates
@@ -48,7 +50,7 @@ MAX_STRETCH_S = 0.45
 SILENT_SEGMENTS = 2
 """A rendition that is this many segments behind the others without a word counts as lost."""
 
-WAKE_S = 3.0
+WAKE_S = 1.5
 """A rendition that was asleep is not shown before it has caught up with the others, but no later than this."""
 
 
@@ -76,6 +78,7 @@ class Presentation:
         self.ended = False
         self.dvr_window_s = dvr_window_s if archive is not None else 0.0
         self._reel = Reel(archive, playback_id, self.epoch) if archive is not None and dvr_window_s > 0 else None
+        self.events = Events()
         self.version = 0
         """Grows with every publication."""
         self.dropped_packets = 0
@@ -266,6 +269,39 @@ class Presentation:
         self._barrier = None
         self.ended = False
         self._touch()
+
+    def announce(
+        self, message: bytes, *, scheme: str = "", value: str = "", duration_s: float | None = None
+    ) -> TimedEvent | None:
+        """An event at the newest instant that has come in; None while nothing is on air. It is in the next part and
+        in the playlists at once."""
+        last = self._cuts.last
+        if last is None or not self._cuts.started or self.ended:
+            return None
+        pts = self._video_front + ORIGIN_S * VIDEO_TIMESCALE
+        lanes: list[Video | Audio] = [v for v in self._lanes.values() if isinstance(v, Video) and not v.lost]
+        if not lanes:
+            lanes = [audio for _, audio in self._audio]
+            pts = max((audio.end_90k for audio in lanes), default=last.pts)
+        now = self._clock()
+        wall_us = last.wall_us + (pts - last.pts) * 100 // 9
+        self.events.count += 1
+        event = TimedEvent(self.events.count, pts, wall_us, now, scheme or SCHEME, value, message, duration_s)
+        self.events.add(event, now)
+        for found in lanes:
+            found.announce(event)
+        self._touch(())
+        return event
+
+    def date_ranges(self, window: Window, *, delta: bool) -> tuple[list[str], list[str]]:
+        """EXT-X-DATERANGE lines for a playlist, and ids that left it lately. With `delta` only those that a client
+        whose copy is as old as a delta allows does not know."""
+        now = self._clock()
+        if window.shown:
+            self.events.expire(window.shown[0].wall_us, now)
+        since = now - SKIP_UNTIL_TARGETS * self.settings.segment_s
+        fresh, removed = self.events.since(since if delta else -math.inf)
+        return [event.tag() for event in fresh], list(removed)
 
     # -- what the origin asks ---------------------------------------------------------------------------------
 

@@ -14,15 +14,19 @@ from packager.model import Window
 from packager.presentation import Presentation
 
 
-def media_playlist(presentation: Presentation, window: Window, *, delta: bool) -> bytes:
-    """One rendition's playlist, with reports of the others."""
+def media_playlist(presentation: Presentation, window: Window, *, delta: bool, skip_ranges: bool = False) -> bytes:
+    """One rendition's playlist, with reports of the others. `skip_ranges`: a delta leaves date ranges out, too."""
     name = window.rendition.name
-    key = (name, delta)
+    skip_ranges = delta and skip_ranges and hls.skips(window)
+    key = (name, delta, skip_ranges)
     body = presentation.rendered.get(key)
     if body is None:
         shown = {r.name for r in presentation.renditions}
         others = hls.reports((w for n, w in presentation.windows.items() if n in shown), name)
-        body = presentation.rendered[key] = hls.render(window, others, delta=delta)
+        ranges, removed = presentation.date_ranges(window, delta=skip_ranges)
+        body = presentation.rendered[key] = hls.render(
+            window, others, delta=delta, date_ranges=ranges, removed=removed if skip_ranges else None
+        )
     return body
 
 
@@ -54,6 +58,7 @@ def mpd(presentation: Presentation) -> bytes:
             part_length=presentation.part_length,
             latency_s=presentation.settings.latency_target_s,
             ended=presentation.ended,
+            schemes=tuple(presentation.events.schemes),
         )
         body = presentation.rendered["mpd"] = dash.render(entries(presentation), presentation.listed, facts)
     return body

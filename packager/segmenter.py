@@ -28,9 +28,10 @@ from media.clock import VIDEO_TIMESCALE, rescale
 from media.packet import Packet
 from media.rendition import Rendition
 from media.track import Kind, Track
-from packager.cmaf.fragment import STYP, Sample, chunk, prft
+from packager.cmaf.fragment import STYP, Sample, chunk, emsg, prft
 from packager.cmaf.init import init_segment
 from packager.cuts import ORIGIN_S, Cuts
+from packager.events import TimedEvent
 from packager.grid import JITTER_S, Grid, nominal_rate
 from packager.model import Boundary, Init, Part
 
@@ -42,6 +43,10 @@ MAX_OVER_S = Fraction(45, 100)
 
 MAX_HELD = 500
 """Audio frames that wait for the first cut after an interruption: ten seconds, more than keyframes should be apart."""
+
+
+MAX_PENDING = 100
+"""Events that wait for their part, in one rendition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,9 @@ class Lane:
         self._length = self._target = 0
         self._lead = 0
         """How much later than they are decoded a segment's frames are shown, without those that were squeezed."""
+        self._pending: deque[TimedEvent] = deque()
+        self._repeated: list[TimedEvent] = []
+        """Carried within the open segment: the next one repeats them at its start, for whoever joins there."""
         self._part_lead = 0
         """The same of the part's first frame."""
 
@@ -139,6 +147,26 @@ class Lane:
         """It slept, and what comes next has numbers above `above_msn`: what lies between is not missed."""
         self.msn = max(self.msn, above_msn)
         self.lost = False
+
+    def announce(self, event: TimedEvent) -> None:
+        """Carry an event in the part that is shown at its time, or in the next one."""
+        self._pending.append(event)
+        if len(self._pending) > MAX_PENDING:
+            self._pending.popleft()
+
+    def _messages(self, until: int) -> bytes:
+        """The events of a part that is shown until `until`."""
+        found: list[TimedEvent] = []
+        if self._part_index == 0:
+            found, self._repeated = self._repeated, []
+        while self._pending and rescale(self._pending[0].pts, VIDEO_TIMESCALE, self.timescale) < until:
+            event = self._pending.popleft()
+            found.append(event)
+            if self._part_index:
+                self._repeated.append(event)
+        return b"".join(
+            emsg(e.scheme, e.value, VIDEO_TIMESCALE, e.pts, _ticks(e.duration_s), e.number, e.message) for e in found
+        )
 
     def lose(self) -> list[Event]:
         """Its source died: the open segment ends where it is; the next starts at a cut."""
@@ -214,6 +242,8 @@ class Lane:
         prefix = prft(self._part_start, wall_us)
         if self._part_index == 0:
             prefix = STYP + prefix
+        if self._pending or self._repeated:
+            prefix += self._messages(shown + self._filled(self._end))
         self._sequence += 1
         data = chunk(self._sequence, self._part_start, self._samples, prefix)
         samples = self._samples
@@ -424,6 +454,11 @@ def lane(rendition: Rendition, cuts: Cuts, grid: Grid, epoch: str, above_msn: in
     """The lane for a rendition's kind."""
     make = Video if rendition.kind is Kind.VIDEO else Audio
     return make(rendition, cuts, grid, epoch, above_msn, inits)
+
+
+def _ticks(duration_s: float | None) -> int:
+    """An emsg's duration; all ones where it is unknown (ISO/IEC 23009-1 5.10.3.3.4)."""
+    return 0xFFFFFFFF if duration_s is None else min(round(duration_s * VIDEO_TIMESCALE), 0xFFFFFFFE)
 
 
 def _header(track: Track) -> tuple[object, ...]:

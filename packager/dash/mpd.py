@@ -43,6 +43,8 @@ class Facts:
     """Seconds."""
     latency_s: float
     ended: bool
+    schemes: tuple[tuple[str, str], ...] = ()
+    """Timed events that the segments may carry: (scheme, value)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,11 @@ def _adaptation_set(
     lines = [f"<AdaptationSet {attributes}>"]
     if not video:
         lines.append(f'<AudioChannelConfiguration schemeIdUri="{_CHANNELS}" value="{max(1, track.channels)}"/>')
+    if video or not any(w.rendition.kind is Kind.VIDEO for w in windows.values()):
+        lines += [
+            f"<InbandEventStream schemeIdUri={quoteattr(scheme)}{f' value={quoteattr(value)}' if value else ''}/>"
+            for scheme, value in facts.schemes
+        ]
     if rendition.label:
         lines.append(f"<Label>{_text(rendition.label)}</Label>")
     early = ""

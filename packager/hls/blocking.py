@@ -27,6 +27,8 @@ class Directives:
     msn: int | None = None
     part: int | None = None
     skip: bool = False
+    skip_ranges: bool = False
+    """`v2`: date ranges, too."""
 
     @property
     def blocking(self) -> bool:
@@ -47,7 +49,7 @@ def parse(pairs: list[tuple[str, str]]) -> Directives:
     skip = values.get("_HLS_skip")
     if skip not in (None, "YES", "v2"):
         raise ProtocolError("_HLS_skip is YES or v2.", slug="bad_directive")
-    return Directives(msn, part, skip is not None)
+    return Directives(msn, part, skip is not None, skip == "v2")
 
 
 def _number(values: dict[str, str], name: str) -> int | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from packager.hls.text import decimal, instant, seconds
+from packager.hls.text import decimal, instant, quoted, seconds
 from packager.model import Init, Segment, Window, part_name, segment_name
 
 HOLD_BACK_TARGETS = 3
@@ -18,6 +18,8 @@ PARTS_TARGETS = 3
 VERSION = 6
 """EXT-X-MAP in a playlist that is not I-frames only."""
 VERSION_SKIP = 9
+VERSION_SKIP_RANGES = 10
+TAB = "\t"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,25 @@ def reports(windows: Iterable[Window], without: str) -> list[Report]:
     return found
 
 
-def render(window: Window, others: Iterable[Report] = (), *, delta: bool = False) -> bytes:
-    """The playlist as UTF-8. With `delta`, older segments are skipped where there are any to skip."""
+def render(
+    window: Window,
+    others: Iterable[Report] = (),
+    *,
+    delta: bool = False,
+    date_ranges: Iterable[str] = (),
+    removed: Sequence[str] | None = None,
+) -> bytes:
+    """The playlist as UTF-8. With `delta`, older segments are skipped where there are any to skip. `date_ranges` are
+    whole lines; where `removed` is given they are those of a delta update, and these the ids that left lately."""
     skipped = _skippable(window) if delta and not window.ended else 0
     shown = window.shown
-    lines = ["#EXTM3U", f"#EXT-X-VERSION:{VERSION_SKIP if skipped else VERSION}"]
+    version = VERSION if not skipped else VERSION_SKIP if removed is None else VERSION_SKIP_RANGES
+    lines = ["#EXTM3U", f"#EXT-X-VERSION:{version}"]
     lines += _header(window, shown)
     if skipped:
-        lines.append(f"#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}")
+        gone = "" if removed is None else f",RECENTLY-REMOVED-DATERANGES={quoted(TAB.join(removed))}"
+        lines.append(f"#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}{gone}")
+    lines += date_ranges
     parts_from = _parts_from(window, shown)
     # A delta resolves by itself: its first segment states its map, as in a full playlist.
     init: Init | None = None
@@ -90,7 +103,8 @@ def _header(window: Window, shown: tuple[Segment, ...]) -> list[str]:
         hold = decimal(part_hold_back(window.part_target))
         lines.append(
             f"#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK={hold},"
-            f"CAN-SKIP-UNTIL={SKIP_UNTIL_TARGETS * window.target_s}.0,HOLD-BACK={HOLD_BACK_TARGETS * window.target_s}.0"
+            f"CAN-SKIP-DATERANGES=YES,CAN-SKIP-UNTIL={SKIP_UNTIL_TARGETS * window.target_s}.0,"
+            f"HOLD-BACK={HOLD_BACK_TARGETS * window.target_s}.0"
         )
     lines.append(f"#EXT-X-PART-INF:PART-TARGET={decimal(window.part_target)}")
     lines.append(f"#EXT-X-MEDIA-SEQUENCE:{shown[0].msn if shown else window.first_msn}")
@@ -141,6 +155,11 @@ def _parts_from(window: Window, shown: tuple[Segment, ...]) -> int:
             return segment.msn + 1
         length += Fraction(segment.duration, segment.timescale)
     return 0
+
+
+def skips(window: Window) -> bool:
+    """Whether a delta update of the window leaves anything out."""
+    return not window.ended and _skippable(window) > 0
 
 
 def _skippable(window: Window) -> int:
