@@ -213,7 +213,11 @@ async def varnish(upstream: int, folder: Path) -> AsyncIterator[Target]:
 def cpu_s(pids: list[int]) -> float:
     total = 0
     for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except FileNotFoundError:
+            continue  # nginx's cache loader, which ends after a minute without having done anything
+        fields = text.rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICK
 

@@ -37,6 +37,11 @@ class ScriptedOrigin:
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, self.path)
 
+    async def start_tcp(self) -> int:
+        """On TCP instead; the port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
@@ -110,7 +115,8 @@ class Viewer:
 
     async def head(self) -> Reply:
         lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines[1:-2])
+        pairs = (line.split(": ", 1) for line in lines[1:-2])
+        headers = {name.lower(): value for name, value in pairs}
         return Reply(int(lines[0].split(" ")[1]), headers)
 
     async def reply(self, *, bodyless: bool = False) -> Reply:
