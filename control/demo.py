@@ -10,37 +10,63 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 
 import av
 import av.filter
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 URL_VARIABLE = "HEADRACE_DEMO_URL"
+WIDTH, HEIGHT = 1280, 720
 FRAME_RATE = 30
 SAMPLE_RATE = 48_000
 RETRY_S = 2.0
 
 
-def _source(name: str, arguments: str, sink: str) -> av.filter.Graph:
+def _tone() -> av.filter.Graph:
     graph = av.filter.Graph()
-    source, end = graph.add(name, arguments), graph.add(sink)
-    source.link_to(end)
-    graph.configure()
+    graph.link_nodes(
+        graph.add("sine", f"frequency=440:beep_factor=4:sample_rate={SAMPLE_RATE}"), graph.add("abuffersink")
+    ).configure()
     return graph
+
+
+def _picture() -> av.filter.Graph:
+    """The test picture, its small clock shown once more, large enough to be read on a phone."""
+    graph = av.filter.Graph()
+    source = graph.add("testsrc2", f"size={WIDTH}x{HEIGHT}:rate={FRAME_RATE}")
+    split, over = graph.add("split"), graph.add("overlay", "x=(W-w)/2:y=h")
+    clock, large = graph.add("crop", "98:12:0:0"), graph.add("scale", "iw*5:ih*5:flags=neighbor")
+    source.link_to(split)
+    split.link_to(over, 0, 0)
+    split.link_to(clock, 1, 0)
+    clock.link_to(large)
+    large.link_to(over, 0, 1)
+    graph.link_nodes(over, graph.add("format", "yuv420p"), graph.add("buffersink")).configure()
+    return graph
+
+
+def frames() -> Iterator[VideoFrame]:
+    """The moving picture, for ever, without any wish about keyframes: libavfilter marks each of its frames as one."""
+    picture = _picture()
+    while True:
+        frame = picture.pull()
+        assert isinstance(frame, VideoFrame)
+        frame.pict_type = PictureType.NONE
+        yield frame
 
 
 def publish(url: str) -> None:
     """Push until the connection ends; raises `av.FFmpegError` then."""
-    picture = _source("testsrc2", f"size=1280x720:rate={FRAME_RATE}", "buffersink")
-    tone = _source("sine", f"frequency=440:beep_factor=4:sample_rate={SAMPLE_RATE}", "abuffersink")
+    picture, tone = frames(), _tone()
     with av.open(url, "w", format="flv", options={"flvflags": "no_duration_filesize"}) as out:
         video = out.add_stream("libx264", rate=FRAME_RATE)
         assert isinstance(video, VideoStream)
-        video.width, video.height, video.pix_fmt = 1280, 720, "yuv420p"
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         video.bit_rate = 2_500_000
         video.gop_size = 2 * FRAME_RATE
         video.options = {"preset": "veryfast", "tune": "zerolatency", "sc_threshold": "0"}
@@ -52,10 +78,9 @@ def publish(url: str) -> None:
         started = time.monotonic()
         n = samples = 0
         while True:
-            frame = picture.pull()
-            assert isinstance(frame, VideoFrame)
+            frame = next(picture)
             frame.pts, frame.time_base = n, Fraction(1, FRAME_RATE)
-            out.mux(video.encode(frame.reformat(format="yuv420p")))
+            out.mux(video.encode(frame))
             n += 1
             while samples * FRAME_RATE < n * SAMPLE_RATE:
                 sound = tone.pull()

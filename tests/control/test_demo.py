@@ -1,0 +1,29 @@
+"""The demonstration picture, as an encoder sees it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import islice
+
+import av
+from av.video.codeccontext import VideoCodecContext
+
+from control.demo import FRAME_RATE, HEIGHT, WIDTH, frames
+
+
+def test_leaves_keyframes_to_the_encoder_and_shows_a_large_clock() -> None:
+    encoder = av.CodecContext.create("libx264", "w")
+    assert isinstance(encoder, VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+    encoder.time_base, encoder.gop_size = Fraction(1, FRAME_RATE), 2 * FRAME_RATE
+    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "sc_threshold": "0"}
+    packets = []
+    lines = []
+    for n, frame in enumerate(islice(frames(), 2 * FRAME_RATE + 2)):
+        frame.pts = n
+        plane = frame.planes[0]
+        row = (HEIGHT // 8) * plane.line_size  # a row through the clock
+        lines.append(bytes(plane)[row + WIDTH // 3 : row + 2 * WIDTH // 3])
+        packets += encoder.encode(frame)
+    assert [n for n, packet in enumerate(packets) if packet.is_keyframe] == [0, 2 * FRAME_RATE]
+    assert len(set(lines)) > FRAME_RATE  # it runs
