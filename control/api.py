@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from control.api_auth import NeedsToken, Unauthorized
@@ -92,6 +93,12 @@ def _add_errors(app: FastAPI) -> None:
         headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
         status = 401 if headers else _STATUS.get(error.slug, {"overload": 503, "server": 500}.get(error.fault, 422))
         return JSONResponse({"slug": error.slug, "text": error.text}, status, headers)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def database(_request: Request, error: SQLAlchemyError) -> JSONResponse:
+        log.error("database_failed", error=str(error))
+        text = "The database cannot be used now (is the disk full?); streams on air go on. The server's log says more."
+        return JSONResponse({"slug": "database_unavailable", "text": text}, 503)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:

@@ -106,6 +106,7 @@ def test_a_database_that_cannot_be_written_stops_no_stream(server: Server) -> No
                 )  # fmt: skip
                 print("another stream refused after", round(time.monotonic() - began, 1), "s:", refused.stderr[:300])
                 assert refused.returncode != 0
+                assert "database cannot be used" in refused.stderr + refused.stdout
                 assert "Traceback" not in refused.stderr + refused.stdout
         finally:
             lock.close()
