@@ -244,15 +244,15 @@ def store(packets: list[Packet], path: Path) -> None:
     path.write_bytes(init_segment(packets[0].track) + chunk(1, packets[0].dts, samples))
 
 
-def measure(ffmpeg: str, made: Path, source: Path, e: VideoEncode, every: int) -> dict[str, float]:
+def measure(ffmpeg: str, made: Path, source: Source, e: VideoEncode, every: int) -> dict[str, float]:
     """Bitrate, the worst segment, and the quality of one file."""
     sizes: dict[int, list[int]] = {}
     with av.open(str(made)) as container:
         for unit in container.demux(video=0):
             if unit.pts is not None and unit.time_base is not None:
                 sizes.setdefault(int(unit.pts * unit.time_base * TICKS + 9) // SEGMENT, []).append(unit.size)
-    longest = max(len(frames) for frames in sizes.values())
-    whole = [sum(frames) * 8 / 2 for frames in sizes.values() if len(frames) == longest]
+    last = int(source.seconds * TICKS) // SEGMENT
+    whole = [sum(frames) * 8 / 2 for segment, frames in sizes.items() if segment < last]
     result = {"bitrate": sum(whole) / len(whole), "worst_share": max(whole) / e.bitrate, "segments": len(whole)}
     if not every:
         return result
@@ -264,7 +264,7 @@ def measure(ffmpeg: str, made: Path, source: Path, e: VideoEncode, every: int) -
         f"[d][r]libvmaf=feature=name=psnr|name=float_ssim:n_threads=2:n_subsample={every}:log_fmt=json:log_path={report}"
     )
     subprocess.run(
-        [ffmpeg, "-v", "error", "-i", str(made), "-i", str(source), "-lavfi", graph, "-f", "null", "-"], check=True
+        [ffmpeg, "-v", "error", "-i", str(made), "-i", str(source.path), "-lavfi", graph, "-f", "null", "-"], check=True
     )
     pooled = json.loads(report.read_text())["pooled_metrics"]
     names = {"psnr_y": "psnr", "float_ssim": "ssim", "vmaf": "vmaf"}
@@ -288,7 +288,7 @@ def compare(what: str, arguments: argparse.Namespace, source: Source, folder: Pa
         rungs.append(
             {"name": e.name, "width": e.width, "height": e.height, "target": e.bitrate, "encoder": e.encoders[-1]}
             | {
-                maker: measure(arguments.ffmpeg, folder / f"{file}-{e.name}.mp4", source.path, e, arguments.every)
+                maker: measure(arguments.ffmpeg, folder / f"{file}-{e.name}.mp4", source, e, arguments.every)
                 for maker, file in (("headrace", "ours"), ("ffmpeg", "theirs"))
             }
         )

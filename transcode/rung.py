@@ -28,6 +28,13 @@ from transcode.scale import Scaler
 
 log = structlog.get_logger(__name__)
 
+DEBT_S = 0.1
+"""Of the target bitrate: what an encoder without a buffer model may be over its target before pictures are left out."""
+
+BUFFERED = ("libx264", "libx265")
+"""Encoders that keep to `bufsize` themselves. SVT-AV1 4.1 in constant bitrate does not: where stills turn into noise it
+was measured at four times its target for a whole segment (bench/transcode.py --hard), and drivers promise nothing."""
+
 QUEUE_PICTURES = 6
 """Decoded pictures that wait for one rung: enough to even out a slow IDR, few enough for memory and latency."""
 
@@ -69,6 +76,8 @@ class Rung(threading.Thread):
         self._timing: deque[tuple[int, int]] = deque()
         self._held: deque[Coded] = deque()
         self._min_step = 0
+        self._debt_bits = 0
+        self._paid_until = 0
         self.thin = 1
         """Keep only every so many pictures: raised while the worker sheds load."""
         rate = spec.frame_rate or spec.max_rate
@@ -116,6 +125,10 @@ class Rung(threading.Thread):
         self._close()
 
     def _take(self, shot: Shot) -> None:
+        if self._encoder is not None and not (shot.idr or self._owes_idr) and self._in_debt(shot.pts):
+            self.dropped += 1  # its time goes to the picture before
+            self.position = shot.pts
+            return
         if self._timing:
             last = self._timing[-1]
             self._timing[-1] = (last[0], shot.pts - last[0])
@@ -145,6 +158,14 @@ class Rung(threading.Thread):
         self.position = shot.pts
         self.frames += 1
 
+    def _in_debt(self, pts: int) -> bool:
+        """Whether the encoder has used up more bits than there was time for."""
+        rate = self.spec.bitrate
+        self._debt_bits = max(0, self._debt_bits - rate * max(0, pts - self._paid_until) // VIDEO_TIMESCALE)
+        self._paid_until = pts
+        assert self._encoder is not None
+        return self._debt_bits > rate * DEBT_S and self._encoder.name not in BUFFERED
+
     def _open(self, colour: Colour) -> bool:
         while self._candidates:
             name = self._candidates[0]
@@ -170,7 +191,9 @@ class Rung(threading.Thread):
         self._output.notice("encoder_failed", f"{self.spec.name}: {error.text}; {self._candidates[0]} takes over.")
 
     def _keep(self, coded: Iterable[Coded]) -> None:
-        self._held.extend(coded)
+        for packet in coded:
+            self._debt_bits += 8 * len(packet.data)
+            self._held.append(packet)
         self._release()
 
     def _release(self, *, final: bool = False) -> None:
