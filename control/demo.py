@@ -40,7 +40,7 @@ def _picture() -> av.filter.Graph:
     graph = av.filter.Graph()
     source = graph.add("testsrc2", f"size={WIDTH}x{HEIGHT}:rate={FRAME_RATE}")
     split, over = graph.add("split"), graph.add("overlay", "x=(W-w)/2:y=h")
-    clock, large = graph.add("crop", "98:12:0:0"), graph.add("scale", "iw*5:ih*5:flags=neighbor")
+    clock, large = graph.add("crop", "100:18:2:2"), graph.add("scale", "iw*4:ih*4:flags=neighbor")
     source.link_to(split)
     split.link_to(over, 0, 0)
     split.link_to(clock, 1, 0)
