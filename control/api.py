@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from control.api_auth import NeedsToken, Unauthorized
 from control.api_broadcasts import broadcasts_router
+from control.api_docs import docs_router
 from control.api_streams import streams_router
 from control.metrics import make_registry, render
 from control.operations import Operations
@@ -39,9 +40,10 @@ _PAGE_POLICY = (
 
 def make_app(services: Services, settings: Settings, node: Node, whip: WhipEndpoint | None = None) -> FastAPI:
     """The application for `api.port`. `whip` has its own way of letting people in: the stream key."""
-    app = FastAPI(title="Headrace", docs_url="/docs", redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(title="Headrace", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     guard = [Depends(NeedsToken(services.data))]
     _add_errors(app)
+    app.include_router(docs_router(app.title, "/openapi.json", _PAGE_POLICY))
     app.include_router(_health(node))
     app.include_router(streams_router(Operations(services, settings)), dependencies=guard)
     app.include_router(broadcasts_router(node), dependencies=guard)
