@@ -25,6 +25,7 @@ import structlog
 from edge import freshness
 from edge.cache import Cache, vary_key
 from edge.entry import CORS, HOP_BY_HOP, Entry, Fields, viewer_fields
+from edge.latency import Latencies
 from edge.settings import EdgeSettings
 from edge.stats import Stats
 from edge.upstream import Upstream, UpstreamError
@@ -37,6 +38,9 @@ a low-latency part from dripping, which players would measure as a slow network.
 
 RETRY_JITTER_S = (0.05, 0.25)
 """A failed fetch is tried once more after a random wait in this range, for all its viewers together."""
+
+CROWD = 100
+"""From so many on, how long it takes to wake them is measured."""
 
 _NOT_FORWARDED = HOP_BY_HOP | {
     *("host", "accept-encoding", "content-length", "expect", "range", "if-range", "via"),
@@ -126,6 +130,7 @@ class Coalescer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unshared: dict[str, float] = {}
         self.bytes_arriving = 0
+        self.latency = Latencies()
 
     def find(self, key: str) -> Flight | None:
         """The flight that a request for `key` can join."""
@@ -286,6 +291,7 @@ class Coalescer:
             key = vary_key(flight.primary, flight.vary, flight.headers) if flight.vary else flight.primary
             entry = Entry(key, flight.status, flight.fields, body, now=now, age=flight.age)
             entry.vary = flight.vary
+            entry.fetched_s = now - flight.began
             entry.keep(policy, self._settings.stale_if_error_s, now)
             if policy.store and (policy.lifetime_s > 0 or entry.etag or entry.last_modified or policy.if_error_s):
                 self._store(flight, entry)
@@ -299,7 +305,16 @@ class Coalescer:
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
         flight.become(state)
+        crowd = len(flight.readers)
+        began = time.perf_counter()
         flight.wake()
+        if crowd >= CROWD:
+            # What was written goes to the sockets at the end of the loop's turn: look after that.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._woken, began)
+
+    def _woken(self, began: float) -> None:
+        self.latency.wake.observe(time.perf_counter() - began)
 
     def _fail(self, flight: Flight, error: UpstreamError) -> None:
         if flight.state in (State.DONE, State.FAILED):

@@ -58,6 +58,12 @@ REASONS = {
 }
 
 
+def server_timing(result: bytes, fetched_s: float) -> tuple[bytes, bytes]:
+    """`Server-Timing` (W3C): where an answer came from, and what the origin took for those who waited for it."""
+    took = b", origin;dur=%.1f" % (1000 * fetched_s) if result in (b"MISS", b"COALESCED") else b""
+    return b"server-timing", b"cache;desc=" + result + took
+
+
 def status_line(status: int) -> bytes:
     """The HTTP/1.1 status line with its CRLF."""
     return b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Status"))
@@ -81,6 +87,7 @@ class Entry:
         "body",
         "error_until",
         "etag",
+        "fetched_s",
         "fields",
         "frames",
         "fresh_until",
@@ -112,6 +119,8 @@ class Entry:
         self.made_at = now
         self.age = age
         self.fresh_until = self.revalidate_until = self.error_until = now
+        self.fetched_s = 0.0
+        """How long the origin took for it."""
         self.grace_until = 0.0
         """A failed revalidation is not tried again before this."""
         self.store = self.share = True
@@ -164,7 +173,8 @@ class Entry:
 
     def variable_fields(self, now: float, result: bytes) -> Fields:
         """What differs from one answer to the next."""
-        return ((b"x-cache", result), (b"age", b"%d" % self.current_age(now)))
+        age = (b"age", b"%d" % self.current_age(now))
+        return ((b"x-cache", result), age, server_timing(result, self.fetched_s))
 
     def head(self, now: float, result: bytes) -> bytes:
         """An HTTP/1.1 head for the whole body."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from edge.latency import BOUNDS_S
+
 
 @dataclass(slots=True)
 class Snapshot:
@@ -13,6 +15,8 @@ class Snapshot:
     stats: Mapping[str, float] = field(default_factory=dict)
     gauges: Mapping[str, float] = field(default_factory=dict)
     viewers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    histograms: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Counts per bucket and the sum; see `edge.latency`."""
 
 
 _COUNTERS = (
@@ -38,6 +42,11 @@ _GAUGES = (
     ("cache_bytes", "headrace_edge_cache_bytes", "Bytes counted for objects in memory"),
     ("workers", "headrace_edge_workers", "Workers that answered"),
 )
+_HISTOGRAMS = (
+    ("first_byte", "headrace_edge_first_byte_seconds", "Time to the first byte where the cache had no answer"),
+    ("blocked", "headrace_edge_blocked_seconds", "The same of requests that joined a fetch under way"),
+    ("wake", "headrace_edge_wake_seconds", "Time to write to a crowd that waited for one object"),
+)
 _RESULTS = ("hit", "miss", "coalesced", "stale", "error")
 
 
@@ -45,7 +54,8 @@ def render(snapshots: Iterable[Snapshot], extra: Mapping[str, float]) -> bytes:
     """One text (version 0.0.4) for all workers together. `extra` are values of the pool itself."""
     sums: dict[str, float] = dict(extra)
     viewers: dict[str, set[int]] = {}
-    for snapshot in snapshots:
+    found = list(snapshots)
+    for snapshot in found:
         for name, value in (*snapshot.stats.items(), *snapshot.gauges.items()):
             sums[name] = sums.get(name, 0) + value
         for stream, hashes in snapshot.viewers.items():
@@ -56,6 +66,8 @@ def render(snapshots: Iterable[Snapshot], extra: Mapping[str, float]) -> bytes:
         lines += [*_family(name, text, "counter"), f"{name} {_number(sums.get(key, 0))}"]
     for key, name, text in _GAUGES:
         lines += [*_family(name, text, "gauge"), f"{name} {_number(sums.get(key, 0))}"]
+    for key, name, text in _HISTOGRAMS:
+        lines += _histogram(name, text, [item.histograms[key] for item in found if key in item.histograms])
     lines += _family("headrace_edge_viewers", "Distinct viewers within the last seconds, by stream", "gauge")
     lines += [
         f'headrace_edge_viewers{{stream="{_escape(stream)}"}} {len(viewers[stream])}' for stream in sorted(viewers)
@@ -65,6 +77,15 @@ def render(snapshots: Iterable[Snapshot], extra: Mapping[str, float]) -> bytes:
 
 def _family(name: str, text: str, kind: str) -> list[str]:
     return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+
+
+def _histogram(name: str, text: str, parts: Sequence[Sequence[float]]) -> list[str]:
+    *counts, total = [sum(values) for values in zip(*parts, strict=True)] or [0.0] * (len(BOUNDS_S) + 2)
+    lines, below = _family(name, text, "histogram"), 0.0
+    for bound, count in zip((*map(repr, BOUNDS_S), "+Inf"), counts, strict=True):
+        below += count
+        lines.append(f'{name}_bucket{{le="{bound}"}} {_number(below)}')
+    return [*lines, f"{name}_sum {_number(total)}", f"{name}_count {_number(below)}"]
 
 
 def _number(value: float) -> str:

@@ -46,7 +46,7 @@ class Sink(Protocol):
 class Reader:
     """See the module. Made by `Site` for a request that nothing in the cache answers."""
 
-    __slots__ = ("_begun", "_end", "_index", "_offset", "_site", "flight", "leads", "request", "sink")
+    __slots__ = ("_begun", "_end", "_index", "_offset", "_since", "_site", "flight", "leads", "request", "sink")
 
     def __init__(self, site: Site, flight: Flight, request: Request, sink: Sink, *, leads: bool) -> None:
         self._site = site
@@ -55,6 +55,7 @@ class Reader:
         self.sink = sink
         self.leads = leads
         """This viewer's request started the flight."""
+        self._since = site.clock()
         self._begun = False
         self._index = 0
         """Next chunk to hand on."""
@@ -86,7 +87,7 @@ class Reader:
                 self._begin()
             else:
                 self.leave()
-                self._site.answer(flight, self.request, self.sink, leads=self.leads)
+                self._site.answer(flight, self.request, self.sink, self._since, leads=self.leads)
 
     def _begin(self) -> None:
         flight, request = self.flight, self.request
@@ -95,7 +96,7 @@ class Reader:
         span = self._span(request.range) if request.range is not None else None
         if request.range is not None and flight.status == 200 and flight.length is None:
             return  # so is what the range means
-        self._site.count(flight, self.leads)
+        self._site.count(flight, self.leads, self._since)
         fields = flight.fields + self._site.result_fields(flight, self.leads)
         if request.head_only:
             self.leave()

@@ -9,7 +9,7 @@ from typing import Protocol
 from edge import pages
 from edge.cache import Cache, vary_key
 from edge.coalesce import Coalescer, Flight, error_entry
-from edge.entry import CORS, Entry, Fields
+from edge.entry import CORS, Entry, Fields, server_timing
 from edge.reader import Reader, Sink
 from edge.request import Request
 from edge.settings import EdgeSettings
@@ -50,6 +50,7 @@ class Site:
         self.settings, self.cache, self.coalescer, self.stats = settings, cache, coalescer, stats
         self.clock, self._wall = clock, wall
         self._guard = guard
+        self.latency = coalescer.latency
         self.pages = pages.load(settings.name, clock())
         self._loop_mark = settings.name.lower()
 
@@ -109,7 +110,7 @@ class Site:
             flight = self.coalescer.start(key, request.key, request.headers, None)
         Reader(self, flight, request, sink, leads=leads).wake()
 
-    def answer(self, flight: Flight, request: Request, sink: Sink, *, leads: bool) -> None:
+    def answer(self, flight: Flight, request: Request, sink: Sink, since: float, *, leads: bool) -> None:
         """Answer from a flight that is over."""
         now = self.clock()
         entry = flight.entry
@@ -117,7 +118,7 @@ class Site:
             self.stats.error += 1
             self.refuse(sink, flight.failure.status, flight.failure.slug, request=request)
             return
-        self.count(flight, leads)
+        self.count(flight, leads, since)
         self._serve(entry, request, sink, now, self.result(flight, leads))
 
     def refuse(self, sink: Sink, status: int, slug: str, *, request: Request | None = None) -> None:
@@ -126,8 +127,12 @@ class Site:
         body = b"" if request is not None and request.head_only else entry.body
         sink.respond(status, entry.fields, body, len(entry.body))
 
-    def count(self, flight: Flight, leads: bool) -> None:
-        """Count one answer that came from a flight."""
+    def count(self, flight: Flight, leads: bool, since: float) -> None:
+        """Count one answer that came from a flight, to a request that came at `since`."""
+        waited = self.clock() - since
+        self.latency.first_byte.observe(waited)
+        if not leads:
+            self.latency.blocked.observe(waited)
         stats = self.stats
         if (flight.status >= 500 and not flight.stale) or flight.status == 0:
             stats.error += 1
@@ -144,7 +149,9 @@ class Site:
 
     def result_fields(self, flight: Flight, leads: bool) -> Fields:
         """X-Cache and Age of a body that is still arriving."""
-        return ((b"x-cache", self.result(flight, leads)), (b"age", b"%d" % int(flight.age)))
+        result = self.result(flight, leads)
+        timing = server_timing(result, self.clock() - flight.began)
+        return ((b"x-cache", result), (b"age", b"%d" % int(flight.age)), timing)
 
     def matches(self, flight: Flight, request: Request) -> bool:
         """Whether the flight's answer is also that to this request, as far as `Vary` goes."""

@@ -5,7 +5,10 @@
 | starting    | the pool starts, or another died         | `ready` on its stdout makes it serving  |
 | serving     | it said so                               | its end makes it dead                   |
 | dead        | crash, kill, or no `ready` in time       | another starts at once, later each time it dies young |
-| stopping    | `stop`                                   | SIGTERM drains it; SIGKILL after the drain's time |
+| stopping    | `stop`, or `reload` has a successor ready | SIGTERM drains it; SIGKILL after the drain's time |
+
+Each worker has a listening socket of its own on the shared port, which the pool holds: what waits there to be
+accepted while a worker dies or is replaced waits for the next one, instead of being reset with the old.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import structlog
 
 from edge import metrics
 from edge.settings import EdgeSettings
-from edge.worker import Orders, bind
+from edge.worker import BACKLOG, Orders, bind
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +54,10 @@ class EdgePool:
         self._count = settings.workers or os.cpu_count() or 1
         self._folder: Path | None = None
         self._held: list[socket.socket] = []
+        self._held_tls: list[socket.socket] = []
+        self._leaving: set[asyncio.subprocess.Process] = set()
+        """Replaced by `reload`, and not ended yet."""
+        self._reloading = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._controls: dict[int, Path] = {}
@@ -77,11 +84,11 @@ class EdgePool:
         """Start all workers; returns when each serves. Raises OSError where the port is taken, or RuntimeError."""
         # Two edges of one user could share a port unnoticed; so try it once without SO_REUSEPORT.
         settings = self.settings
-        self._held = _hold(settings.host, settings.port)
+        self._held = _hold(settings.host, settings.port, self._count)
         self.port = self._held[0].getsockname()[1]
         if settings.certificate is not None:
-            self._held += _hold(settings.host, settings.tls_port)
-            self.tls_port = self._held[-1].getsockname()[1]
+            self._held_tls = _hold(settings.host, settings.tls_port, self._count)
+            self.tls_port = self._held_tls[0].getsockname()[1]
         self._folder = Path(tempfile.mkdtemp(prefix="headrace-edge-"))
         self._tasks = [asyncio.create_task(self._keep(index)) for index in range(self._count)]
         everyone = asyncio.gather(*(event.wait() for event in self._ready))
@@ -102,12 +109,15 @@ class EdgePool:
     async def stop(self) -> None:
         """Drain and end all workers; nothing is left behind. Idempotent."""
         self._stopping = True
-        for process in self._processes.values():
+        for sock in (*self._held, *self._held_tls):
+            sock.close()
+        self._held, self._held_tls = [], []
+        for process in (*self._processes.values(), *self._leaving):
             if process.returncode is None:
                 process.terminate()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=self.settings.drain_s + 5)
-            for process in self._processes.values():
+            for process in (*self._processes.values(), *self._leaving):
                 if process.returncode is None:
                     process.kill()
             for task in late:
@@ -117,12 +127,47 @@ class EdgePool:
                 if isinstance(result, Exception):
                     log.error("edge_keeper_failed", exc_info=result)
             self._tasks = []
-        for sock in self._held:
-            sock.close()
-        self._held = []
         if self._folder is not None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
             self._folder = None
+
+    async def reload(self) -> None:
+        """Replace all workers, one after another, without dropping a request: for new code, or a fresh heap.
+
+        Raises RuntimeError where a successor does not start; its predecessor then goes on.
+        """
+        async with self._reloading:
+            for index in range(self._count):
+                if self._stopping:
+                    return
+                await self._replace(index)
+
+    async def _replace(self, index: int) -> None:
+        old, keeper, control = self._processes[index], self._tasks[index], self._controls.get(index)
+        self._ready[index] = ready = asyncio.Event()
+        self._tasks[index] = successor = asyncio.create_task(self._keep(index))
+        said = asyncio.create_task(ready.wait())
+        await asyncio.wait({said, successor}, timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+        said.cancel()
+        if not ready.is_set():
+            self._tasks[index] = keeper
+            successor.cancel()
+            await asyncio.gather(successor, return_exceptions=True)
+            self._processes[index] = old
+            if control is not None and old.returncode is None:
+                self._controls[index] = control
+                ready.set()
+            raise RuntimeError("a new edge worker did not start; its message is on stderr")
+        self._leaving.add(old)
+        try:
+            if old.returncode is None:
+                old.terminate()
+            _, late = await asyncio.wait({keeper}, timeout=self.settings.drain_s + 5)
+            if late and old.returncode is None:
+                old.kill()
+            await keeper
+        finally:
+            self._leaving.discard(old)
 
     async def metrics(self) -> bytes:
         """Prometheus text of all workers together."""
@@ -149,6 +194,8 @@ class EdgePool:
         while not self._stopping:
             began = loop.time()
             await self._live(index)
+            if self._tasks[index] is not asyncio.current_task():
+                return  # replaced by `reload`
             self._ready[index].clear()
             if self._stopping:
                 return
@@ -162,11 +209,16 @@ class EdgePool:
         """One worker's life, from its start to its end."""
         assert self._folder is not None
         control = self._folder / f"{index}-{secrets.token_hex(4)}.sock"
-        orders = Orders(self.settings, self._upstream, self.port, self.tls_port, str(control), self._viewer_key)
+        fd = self._held[index].fileno()
+        tls_fd = self._held_tls[index].fileno() if self._held_tls else -1
+        orders = Orders(
+            *(self.settings, self._upstream, self.port, self.tls_port, str(control), self._viewer_key, fd, tls_fd)
+        )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "edge"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            pass_fds=(fd,) if tls_fd < 0 else (fd, tls_fd),
             start_new_session=True,  # Ctrl-C goes to the whole group: workers are drained by us, after the origin's end
         )
         self._processes[index] = process
@@ -195,7 +247,8 @@ class EdgePool:
                 process.kill()
                 await process.wait()
             process.stdin.close()
-            self._controls.pop(index, None)
+            if self._controls.get(index) == control:
+                del self._controls[index]
             with contextlib.suppress(OSError):
                 control.unlink()
 
@@ -218,8 +271,12 @@ class EdgePool:
             return None
 
 
-def _hold(host: str, port: int) -> list[socket.socket]:
-    """Make sure that the port is free, and keep it for this pool: bound, but not listening."""
+def _hold(host: str, port: int, count: int) -> list[socket.socket]:
+    """Listening sockets on one port that was free. Raises OSError."""
     if port:
         bind(host, port, reuse=False).close()
-    return [bind(host, port)]
+    held = [bind(host, port)]
+    held += [bind(host, held[0].getsockname()[1]) for _ in range(count - 1)]
+    for sock in held:
+        sock.listen(BACKLOG)
+    return held

@@ -38,6 +38,7 @@ BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel's own limit (somaxconn, 4096 by default) comes on top."""
 SPARE_FILES = 64
 """File descriptors for everything that is not a connection."""
+_SENT = ("upstream", "port", "tls_port", "control", "viewer_key", "fd", "tls_fd")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -53,9 +54,12 @@ class Orders:
     """Path of the private socket; empty for none."""
     viewer_key: str
     """Hex; shared by the workers of an edge."""
+    fd: int = -1
+    tls_fd: int = -1
+    """Sockets that listen already, inherited: a successor takes over what waits to be accepted. -1: bind one."""
 
     def to_json(self) -> str:
-        values = {name: getattr(self, name) for name in ("upstream", "port", "tls_port", "control", "viewer_key")}
+        values = {name: getattr(self, name) for name in _SENT}
         return json.dumps({"settings": self.settings.model_dump(mode="json"), **values})
 
     @classmethod
@@ -127,14 +131,13 @@ class Worker:
 
     async def _listen(self) -> tuple[list[asyncio.Server], ssl.SSLContext | None]:
         settings, orders = self._settings, self._orders
-        listener = await self._loop.create_server(
-            self.server.make, sock=bind(settings.host, orders.port), backlog=BACKLOG
-        )
+        sock = bind(settings.host, orders.port) if orders.fd < 0 else socket.socket(fileno=orders.fd)
+        listener = await self._loop.create_server(self.server.make, sock=sock, backlog=BACKLOG)
         listeners = [listener]
         self.port = listener.sockets[0].getsockname()[1]
         context = tls.make_context(settings)
         if context is not None:
-            sock = bind(settings.host, orders.tls_port)
+            sock = bind(settings.host, orders.tls_port) if orders.tls_fd < 0 else socket.socket(fileno=orders.tls_fd)
             secure = await self._loop.create_server(self.server.make_secure, sock=sock, backlog=BACKLOG, ssl=context)
             listeners.append(secure)
             self.tls_port = secure.sockets[0].getsockname()[1]
@@ -180,7 +183,9 @@ class Worker:
             "cache_bytes": self.cache.bytes,
             "evictions": self.cache.evictions,
         }
-        return metrics.Snapshot(self.stats.snapshot(), gauges, self.viewers.snapshot())
+        return metrics.Snapshot(
+            self.stats.snapshot(), gauges, self.viewers.snapshot(), self.coalescer.latency.snapshot()
+        )
 
     async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

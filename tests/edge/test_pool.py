@@ -128,3 +128,48 @@ async def test_workers_end_with_a_killed_parent(origin: ScriptedOrigin) -> None:
     await parent.wait()
     for pid in pids:
         await until_dead(pid)
+
+
+async def test_reload_drops_no_request(origin: ScriptedOrigin) -> None:
+    origin.answers["/live/a/p"] = answer(200, b"x", {"cache-control": "max-age=60"})
+    pool = EdgePool(EdgeSettings(host="127.0.0.1", port=0, workers=2, drain_s=2), origin.url)
+    await pool.start()
+    done, answers = asyncio.Event(), 0
+
+    async def viewer(lasting: bool) -> None:
+        nonlocal answers
+        connection: Viewer | None = None
+        while not done.is_set():
+            if connection is None:
+                connection = Viewer(*await asyncio.open_connection("127.0.0.1", pool.port))
+            try:
+                reply = await connection.ask("/live/a/p")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                await connection.close()
+                assert lasting, "a new connection was dropped"
+                connection = None  # an idle connection may be closed as we ask on it (RFC 9112 9.3.1): ask again
+                continue
+            assert (reply.status, reply.body) == (200, b"x")
+            answers += 1
+            if not lasting or reply.headers.get("connection") == "close":
+                await connection.close()
+                connection = None
+        if connection is not None:
+            await connection.close()
+
+    viewers = [asyncio.create_task(viewer(number % 2 == 0)) for number in range(8)]
+    try:
+        before = set(pool.pids)
+        await pool.reload()
+        assert before.isdisjoint(pool.pids)
+        assert len(pool.pids) == 2
+        assert pool.restarts == 0
+        assert "headrace_edge_workers 2\n" in (await pool.metrics()).decode()
+        done.set()
+        await asyncio.gather(*viewers)
+        assert answers > 20
+        assert not any(alive(pid) for pid in before)
+    finally:
+        done.set()
+        await asyncio.gather(*viewers, return_exceptions=True)
+        await pool.stop()
