@@ -7,8 +7,10 @@ media playlist, then blocked reloads and parts for as long as it lasts. The orig
 every half second and blocking reload. Reported: requests per object at the origin (must be 1 per edge worker),
 errors, time to the first part, how far apart the answers to one blocked playlist come, CPU and memory.
 
-Viewers run in processes of their own, as many as `--clients`; they share the machine's cores with the edge, so
-that the spread is that of both. On a small machine keep `--viewers` times `--part-bytes` in bounds.
+The viewers are one thread of C (`bench/herd_client.c`, built when the bench runs) where there is a compiler, else
+Python processes, as many as `--clients`. They share the machine's cores with the edge, so that what they see is
+the spread of both; `edge_wake_*` is what the edge itself measured, from the end of a fetch until the last of the
+crowd on it was written to. On a small machine keep `--viewers` times `--part-bytes` in bounds.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -146,6 +151,45 @@ def crowd(port: int, began: float, count: int, seconds: float, pipe: Any) -> Non
     uvloop.run(run())
 
 
+def build_client(folder: Path) -> Path | None:
+    """The C client; None without a compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None
+    program = folder / "herd_client"
+    source = Path(__file__).resolve().parent / "herd_client.c"
+    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+    return program
+
+
+async def native(program: Path, port: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run the C client: what it says of each blocked playlist, and of everything."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    arguments = (port, options.viewers, options.seconds, ARRIVE_S, PARTS)
+    process = await asyncio.create_subprocess_exec(
+        str(program), *map(str, arguments), stdout=asyncio.subprocess.PIPE, limit=2**20
+    )
+    out, _ = await process.communicate()
+    *parts, summary = (json.loads(line) for line in out.splitlines())
+    return parts, summary
+
+
+async def edge_wakes(pool: EdgePool) -> dict[str, Any]:
+    """The edge's own histogram of wake-ups: how many, the mean, and the bucket that holds the slowest."""
+    text = (await pool.metrics()).decode()
+    buckets = re.findall(r'headrace_edge_wake_seconds_bucket\{le="(.+?)"\} (\d+)', text)
+    total = float(re.findall(r"headrace_edge_wake_seconds_sum (\S+)", text)[0])
+    count = int(buckets[-1][1])
+    worst = next(bound for bound, below in buckets if int(below) == count)
+    return {
+        "edge_wakes": count,
+        "edge_wake_mean_ms": round(1000 * total / count, 1) if count else None,
+        "edge_wake_worst_below_s": worst,
+        "edge_wakes_within_100_ms": next(int(below) for bound, below in buckets if bound == "0.1"),
+    }
+
+
 def usage(pids: list[int]) -> tuple[float, int]:
     """CPU seconds and resident bytes of the edge's workers."""
     ticks = pages = 0
@@ -161,6 +205,32 @@ def quantile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
+async def measure_native(program: Path, pool: EdgePool, origin: Origin, options: argparse.Namespace) -> dict[str, Any]:
+    cpu, idle_bytes = usage(pool.pids)
+    running = asyncio.create_task(native(program, pool.port, options))
+    await asyncio.sleep(ARRIVE_S + options.seconds / 2)
+    _, busy_bytes = usage(pool.pids)
+    parts, summary = await running
+    used = usage(pool.pids)[0] - cpu
+    spreads = [1000 * (item["p99_s"] - item["first_s"]) for item in parts if item["count"] > 0.9 * options.viewers]
+    blocked = {key: count for key, count in origin.asked.items() if "part" in key}
+    return {
+        "client": "C, one thread",
+        "viewers": options.viewers,
+        "workers": options.workers,
+        "part_bytes": options.part_bytes,
+        **summary,
+        "objects_at_origin": len(blocked),
+        "most_origin_requests_per_object": max(blocked.values(), default=0),
+        "wake_up_spread_median_ms": round(statistics.median(spreads), 1) if spreads else None,
+        "wake_up_spread_worst_ms": round(max(spreads), 1) if spreads else None,
+        **await edge_wakes(pool),
+        "edge_cpu_s": round(used, 2),
+        "requests_per_edge_cpu_s": round(summary["requests"] / used) if used else None,
+        "bytes_per_viewer": round((busy_bytes - idle_bytes) / options.viewers),
+    }
+
+
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     began = time.time()
     origin = Origin(options.part_bytes, began)
@@ -169,6 +239,14 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = EdgeSettings(host="127.0.0.1", port=0, workers=options.workers)
     pool = EdgePool(settings, f"http://127.0.0.1:{port}")
     await pool.start()
+    with tempfile.TemporaryDirectory(prefix="headrace-herd-") as name:
+        program = None if options.python else await asyncio.to_thread(build_client, Path(name))
+        if program is not None:
+            try:
+                return await measure_native(program, pool, origin, options)
+            finally:
+                await pool.stop()
+                server.close()
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     try:
@@ -225,6 +303,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--part-bytes", type=int, default=20_000)
+    parser.add_argument("--python", action="store_true", help="Python viewers even where there is a C compiler")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     options = parser.parse_args()
     result = uvloop.run(run(options))

@@ -27,6 +27,9 @@ LINGER_S = 2.0
 """After an error the connection is read (and thrown away) for so long: closing at once with unread bytes would
 make the kernel reset it, and the viewer would lose the answer (RFC 9112 9.6)."""
 
+DRAIN_IDLE_S = 0.3
+"""When draining, a connection that was silent for so long is closed; before, a request may be on its way."""
+
 _CHUNKED: Fields = ((b"transfer-encoding", b"chunked"),)
 _CLOSE: Fields = ((b"connection", b"close"),)
 
@@ -181,9 +184,11 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def drain(self) -> None:
-        """Close now if idle, else after the answer under way."""
+        """Close after the answer under way, or once nothing was asked for a moment. Called again and again."""
         self._keep_alive = False
-        if not self.busy and not self.paused and self._transport is not None:
+        self.counted_until = 0.0  # the next request takes the long way, whose answer says `Connection: close`
+        idle = self._site.clock() - self.last >= DRAIN_IDLE_S
+        if idle and not self.busy and not self.paused and not self._buffer and self._transport is not None:
             self._transport.close()
 
     # What follows is the way of a request that the short path does not answer.
