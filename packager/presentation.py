@@ -51,7 +51,9 @@ SILENT_SEGMENTS = 2
 """A rendition that is this many segments behind the others without a word counts as lost."""
 
 WAKE_S = 1.5
-"""A rendition that was asleep is not shown before it has caught up with the others, but no later than this."""
+"""A rendition that was asleep is not shown before it has caught up with the others; after this, to within a segment."""
+WAKE_LIMIT_S = 4.0
+"""One that has not caught up by then is treated as any that is late: it gets gaps."""
 
 
 class Presentation:
@@ -506,8 +508,10 @@ class Presentation:
                 self._published = max(self._published, event.end_90k)
             changed.add(name)
         for name, since in list(self._waking.items()):
-            behind = self._published - self._lanes[name].end_90k
-            if self.shelves[name].shows and (behind < self.part_length * VIDEO_TIMESCALE or now - since > WAKE_S):
+            late_s = (self._published - self._lanes[name].end_90k) / VIDEO_TIMESCALE
+            waited_s = now - since
+            near = late_s < self.part_length or (waited_s > WAKE_S and late_s < self.settings.segment_s)
+            if self.shelves[name].shows and (near or waited_s > WAKE_LIMIT_S):
                 del self._waking[name]
                 changed.add(name)
         self._bound_memory(now)

@@ -28,7 +28,7 @@ from transcode.scale import Scaler
 
 log = structlog.get_logger(__name__)
 
-DEBT_S = 0.1
+DEBT_S = 0.03
 """Of the target bitrate: what an encoder without a buffer model may be over its target before pictures are left out."""
 
 BUFFERED = ("libx264", "libx265")
