@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 from packager import render
@@ -27,7 +28,7 @@ def test_reordered_frames_are_squeezed_in_and_still_shown_in_time(studio: Simple
         samples = [s for part in segment.parts for c in read.chunks(part.data) for s in c.samples]
         shown[msn] = sorted(s.dts + s.offset for s in samples)
         assert all(s.offset >= 0 for s in samples)
-        assert all(b.dts > a.dts for a, b in zip(samples, samples[1:], strict=False))
+        assert all(b.dts > a.dts for a, b in itertools.pairwise(samples))
         assert (samples[0].offset == 0) is (msn == 3)
         assert segment.duration == 180_000
         assert [p.duration for p in segment.parts][:-1] == [segment.parts[0].duration] * (len(segment.parts) - 1)
