@@ -39,6 +39,10 @@ ROUTES: Mapping[str, tuple[str, str]] = MappingProxyType(
 """The operation's name in `control.operations`, and where the API has it. Other arguments are the body or query."""
 
 
+_READING = frozenset({"streams", "stream", "keys", "audit"})
+"""What changes nothing, and so makes no data folder either."""
+
+
 class ServerUnreachable(HeadraceError):
     """The API of a running server does not answer as it should."""
 
@@ -54,6 +58,12 @@ class Client:
 
     def call(self, operation: str, **arguments: Any) -> Any:
         """Run one operation of `control.operations.Operations` and return its answer. Raises `HeadraceError`."""
+        if operation in _READING and not self.settings.database.url and not self.data.exists():
+            raise Refused(
+                f"There is no data folder {self.data.absolute()} yet. `headrace stream add NAME` makes one; that of "
+                "another server is named with --data or HEADRACE_DATA.",
+                slug="no_data_folder",
+            )
         server = running(self.data)
         if server is not None and server.api:
             try:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidRequestError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from control.migrations import HEAD
@@ -28,6 +29,25 @@ class DatabaseError(HeadraceError):
     """The database cannot be opened or used."""
 
     default_slug = "database_unavailable"
+
+
+class DataFolderUnusable(HeadraceError):
+    """The data folder cannot be made, or not be written."""
+
+    default_slug = "data_folder_unusable"
+
+
+def make_folder(data: Path) -> None:
+    """The data folder, for its owner only, where it is missing. Raises `DataFolderUnusable`."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=data):
+            pass
+    except OSError as error:
+        raise DataFolderUnusable(
+            f"The data folder {data} cannot be written ({error.strerror}): give it to this user, or take another with "
+            "--data or HEADRACE_DATA."
+        ) from error
 
 
 def default_url(data: Path) -> str:
@@ -52,7 +72,7 @@ class Database:
     @classmethod
     def in_folder(cls, data: Path, url: str = "") -> Database:
         """The database of a data folder: `url` if given, else SQLite in the folder (made where missing)."""
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(data)
         return cls(url or default_url(data), lock=data / "database.lock")
 
     @property
@@ -73,7 +93,9 @@ class Database:
             await self._migrate(self._engine)
         except (SQLAlchemyError, OSError) as error:
             await self.close()
-            raise DatabaseError(f"The database {self.shown_url} cannot be opened: {error}") from error
+            # Without SQLAlchemy's link to its manual, which explains nothing here.
+            cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+            raise DatabaseError(f"The database {self.shown_url} cannot be opened: {cause}") from error
 
     async def close(self) -> None:
         """Give every connection back. Idempotent."""

@@ -23,12 +23,13 @@ from control.api import make_app
 from control.banner import facts, show
 from control.broadcasts import Broadcasts
 from control.certificates import Certificates
+from control.database import make_folder
 from control.demo import URL_VARIABLE
 from control.gate import Gate
-from control.http import HttpServer, listen_tcp, listen_unix
+from control.http import HttpServer, PortTaken, listen_tcp, listen_unix
 from control.planning import Planning
 from control.probing import summary
-from control.run_file import announced, api_address
+from control.run_file import alone, announced, api_address
 from control.services import Services, open_services
 from control.settings import Settings
 from control.status import Status
@@ -143,14 +144,23 @@ class Node:
         await self.pool.start()
         stack.push_async_callback(self.pool.stop)
         socket_path = self._sockets / "origin.sock"
-        sockets = [listen_unix(socket_path)]
-        if settings.origin.enabled:
+        sockets = []
+        if settings.origin.enabled:  # first, because it is what may fail
             sockets.append(listen_tcp(settings.origin.host, settings.origin.port, "origin"))
+        sockets.append(listen_unix(socket_path))
         await self._serve(stack, HttpServer(self.origin, sockets))
         stack.callback(self.origin.close)  # before uvicorn stops: blocked requests are answered, not cut
         if settings.edge.enabled:
             self.edge = EdgePool(settings.edge, f"unix:{socket_path}")
-            await self.edge.start()
+            try:
+                await self.edge.start()
+            except OSError as error:
+                raise PortTaken(
+                    f"Port {settings.edge.port} on {settings.edge.host or 'every address'} cannot be used "
+                    f"({error.strerror}): stop what listens there, or set edge.port to another."
+                ) from error
+            except RuntimeError as error:
+                raise HeadraceError(f"The edge cannot start: {error}.", slug="edge_failed") from error
             stack.push_async_callback(self.edge.stop)
         if settings.api.enabled:
             if settings.whip.enabled:
@@ -264,15 +274,16 @@ class Node:
 
 async def serve(settings: Settings, data: Path, *, demo: bool) -> int:
     """Run a node until SIGTERM or SIGINT. Returns the exit status."""
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240  # nothing runs yet that it could hold up
     status = 0
     try:
-        async with open_services(data, database_url=settings.database.url) as services:
-            node = Node(settings, data, services)
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, node.stop)
-            await node.run(demo)
+        make_folder(data)
+        with alone(data):
+            async with open_services(data, database_url=settings.database.url) as services:
+                node = Node(settings, data, services)
+                loop = asyncio.get_running_loop()
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, node.stop)
+                await node.run(demo)
     except* HeadraceError as errors:
         for error in _leaves(errors):
             print(f"headrace: {error}", file=sys.stderr)

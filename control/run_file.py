@@ -1,8 +1,9 @@
-"""How the command line finds a server that runs on the same data folder: a small file with its API's address."""
+"""One server to a data folder, and how the command line finds it: a lock, and a small file with its API's address."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,8 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from control.secret_files import write_private
+from media.errors import HeadraceError
 
 NAME = "run.json"
+LOCK = "serve.lock"
+
+
+class AlreadyRunning(HeadraceError):
+    """Another server has the data folder."""
+
+    default_slug = "already_running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,26 @@ class RunFile:
     pid: int
     api: str
     """Base URL of its API, reachable from this machine; empty where the API is switched off."""
+
+
+@contextlib.contextmanager
+def alone(data: Path) -> Iterator[None]:
+    """The data folder is ours during the block; the kernel gives it back however the process ends.
+
+    Raises `AlreadyRunning`: two servers would take the run file from each other, and a key revoked at one of them
+    would go on at the other.
+    """
+    with (data / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = running(data)
+            who = f" (process {other.pid}{', ' + other.api if other.api else ''})" if other is not None else ""
+            raise AlreadyRunning(
+                f"A server runs on the data folder {data} already{who}: stop it, or give this one a folder of its own "
+                "with --data."
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

@@ -14,8 +14,10 @@ from ingest.settings import LimitSettings, SrtSettings
 from ingest.srt import library, reject
 from ingest.srt.events import Connected, Disconnected, Event, Received, Rejected, Statistics
 from ingest.srt.handshake import answer
+from ingest.srt.library import SrtError
 from ingest.srt.listener import Listener
 from ingest.srt.session import Session
+from media.errors import HeadraceError
 
 LOGGED_REJECTIONS = 4
 """Lines in the log for the callers turned away in one pass of the listener; the rest of a flood is one number."""
@@ -53,7 +55,7 @@ class SrtServer:
         return self._listener.handover_dropped_bytes if self._listener else 0
 
     async def start(self) -> None:
-        """Listen. Raises `SrtUnavailable` without libsrt, `SrtError` where the port cannot be had."""
+        """Listen. Raises `SrtUnavailable` without libsrt, `HeadraceError` where the port cannot be had."""
         names = (self._settings.library,) if self._settings.library else library.NAMES
         loaded = library.load(names)
         self._listener = listener = Listener(
@@ -68,6 +70,13 @@ class SrtServer:
         await ready.wait()
         try:
             self.port = await listener.start()
+        except SrtError as error:
+            await self.stop()
+            raise HeadraceError(
+                f"srt cannot listen on {self._settings.host or '*'}:{self._settings.port}: {error.text}. Is another "
+                "server running? Set srt.port to another port.",
+                slug="port_in_use",
+            ) from error
         except BaseException:
             await self.stop()
             raise

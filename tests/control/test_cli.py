@@ -128,8 +128,9 @@ def test_signing_and_srt_passphrase() -> None:
     ],
 )
 def test_errors_are_told_without_a_traceback(
-    arguments: list[str], status: int, told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], status: int, told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    (tmp_path / "data").mkdir()
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     shown = capsys.readouterr().err
@@ -138,7 +139,8 @@ def test_errors_are_told_without_a_traceback(
     assert "Traceback" not in shown
 
 
-def test_errors_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_in_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     with pytest.raises(SystemExit):
         main(["stream", "show", "none", "--json"])
     assert json.loads(capsys.readouterr().err)["slug"] == "unknown_stream"
