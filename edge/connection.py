@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING, cast
 
 from edge import entry, request
-from edge.entry import Entry, Fields
+from edge.entry import JOIN_BYTES, Entry, Fields
 from edge.reader import Buffer, Reader
 from edge.request import Bad, Request
 from media.errors import ProtocolError
@@ -265,7 +265,10 @@ class Connection(asyncio.Protocol):
         self._write(entry.head_bytes(status, fields, more, self._closing()), body)
 
     def respond_entry(self, entry: Entry, now: float, result: bytes, *, bodiless: bool) -> None:
-        self._write(entry.head_for(now, result), b"" if bodiless else entry.body)
+        if len(entry.body) <= JOIN_BYTES and self._keep_alive and not bodiless:
+            self._write(entry.whole_for(now, result), b"")
+        else:
+            self._write(entry.head_for(now, result), b"" if bodiless else entry.body)
 
     def _write(self, head: bytes, body: Buffer) -> None:
         if not self._keep_alive and b"\r\nconnection: close\r\n" not in head:
