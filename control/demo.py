@@ -94,7 +94,8 @@ def publish(url: str) -> None:
 
 
 def main() -> int:
-    """Publish for ever; come back after a lost connection."""
+    """Publish as long as the server that started us lives; come back after a lost connection."""
+    parent = os.getppid()
     url = os.environ.get(URL_VARIABLE)
     if not url:
         print(f"set {URL_VARIABLE} to an RTMP address with a stream key", file=sys.stderr)
@@ -103,6 +104,8 @@ def main() -> int:
         try:
             publish(url)
         except av.FFmpegError as error:
+            if os.getppid() != parent:  # the server was killed; the next one has a demo of its own
+                return 0
             print(f"demo publisher: {error.strerror}; again in {RETRY_S:.0f} s", file=sys.stderr)
         time.sleep(RETRY_S)
 

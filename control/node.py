@@ -261,7 +261,7 @@ class Node:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "control.demo",
             env={**os.environ, URL_VARIABLE: f"rtmp://127.0.0.1:{port}/live/{made.key}"},
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.DEVNULL, start_new_session=True,  # Ctrl-C is ours alone: we end it in order
         )  # fmt: skip
 
         async def end() -> None:

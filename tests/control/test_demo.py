@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import select
+import socket
+import subprocess
+import sys
 from fractions import Fraction
 from itertools import islice
 
 import av
 from av.video.codeccontext import VideoCodecContext
 
-from control.demo import FRAME_RATE, HEIGHT, WIDTH, frames
+from control.demo import FRAME_RATE, HEIGHT, URL_VARIABLE, WIDTH, frames
 
 
 def test_leaves_keyframes_to_the_encoder_and_shows_a_large_clock() -> None:
@@ -27,3 +32,27 @@ def test_leaves_keyframes_to_the_encoder_and_shows_a_large_clock() -> None:
         packets += encoder.encode(frame)
     assert [n for n, packet in enumerate(packets) if packet.is_keyframe] == [0, 2 * FRAME_RATE]
     assert len(set(lines)) > FRAME_RATE  # it runs
+
+
+def test_ends_when_the_server_that_started_it_is_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        url = f"rtmp://127.0.0.1:{nobody.getsockname()[1]}/live/x"
+        start = (
+            "import subprocess, sys; child = subprocess.Popen([sys.executable, '-m', 'control.demo']);"
+            "print(child.pid, flush=True); input()"
+        )
+        parent = subprocess.Popen(
+            [sys.executable, "-c", start],
+            env={**os.environ, URL_VARIABLE: url},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        with parent:
+            assert parent.stdout is not None
+            child = os.pidfd_open(int(parent.stdout.readline()))
+            connection, _ = nobody.accept()
+            parent.kill()
+        connection.close()
+        ended, _, _ = select.select([child], [], [], 10)
+        os.close(child)
+    assert ended
