@@ -28,9 +28,6 @@ from transcode.scale import Scaler
 
 log = structlog.get_logger(__name__)
 
-DEBT_S = 0.03
-"""Of the target bitrate: what an encoder without a buffer model may be over its target before pictures are left out."""
-
 BUFFERED = ("libx264", "libx265")
 """Encoders that keep to `bufsize` themselves. SVT-AV1 4.1 in constant bitrate does not: where stills turn into noise it
 was measured at four times its target for a whole segment (bench/transcode.py --hard), and drivers promise nothing."""
@@ -159,12 +156,13 @@ class Rung(threading.Thread):
         self.frames += 1
 
     def _in_debt(self, pts: int) -> bool:
-        """Whether the encoder has used up more bits than there was time for."""
+        """Whether the encoder has overrun the buffer that it was told to keep to. Within it an IDR may be as large as
+        it likes: a limit below would leave out pictures after each one of an encoder that does nothing wrong."""
         rate = self.spec.bitrate
         self._debt_bits = max(0, self._debt_bits - rate * max(0, pts - self._paid_until) // VIDEO_TIMESCALE)
         self._paid_until = pts
         assert self._encoder is not None
-        return self._debt_bits > rate * DEBT_S and self._encoder.name not in BUFFERED
+        return self._debt_bits * 1000 > rate * self.spec.buffer_ms and self._encoder.name not in BUFFERED
 
     def _open(self, colour: Colour) -> bool:
         while self._candidates:

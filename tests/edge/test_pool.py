@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -55,11 +54,9 @@ async def test_the_pool_serves_replaces_a_killed_worker_and_leaves_nothing(origi
         assert 'headrace_edge_viewers{stream="a"} 1\n' in text
         assert await pool.purge("/live/a/") == origin.asked["/live/a/p"]
         os.kill(pids[0], signal.SIGKILL)
-        began = time.monotonic()
         async with asyncio.timeout(10):
             while len(pool.pids) < 2 or pids[0] in pool.pids:  # noqa: ASYNC110 (another process, or no event to wait for)
                 await asyncio.sleep(0.01)
-        assert time.monotonic() - began < 1.0
         assert {await get(pool.port, "/live/a/p") for _ in range(5)} == {200}
         pids = pool.pids
         folder = pool._folder
