@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
 from control import cli_keys, cli_lint, cli_server, cli_streams
 from control.settings import SettingsError
 from media.errors import HeadraceError
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headrace {metadata.version('headrace')}")
+        raise typer.Exit()
 
 
 def make_app() -> typer.Typer:
@@ -22,11 +30,20 @@ def make_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_common)
     cli_server.add_to(app)
     cli_lint.add_to(app)
     app.add_typer(cli_streams.make_app(), name="stream")
     app.add_typer(cli_keys.make_app(), name="key")
     return app
+
+
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
 
@@ -59,7 +60,7 @@ def _show(name: Name, data: Data = None, config: Config = None, as_json: AsJson 
         say(f"  {label:<8}{url}")
     say("Settings")
     for field, value in answer["settings"].items():
-        say(f"  {field} = {value}")
+        say(f"  {field} = {_written(value)}")
     say("Keys")
     return say_table(
         ("  ID", "STATE", "EXPIRES", "LAST USED", "LABEL"),
@@ -80,8 +81,17 @@ def _set(
     if as_json:
         return say_json(answer)
     for field, value in answer["settings"].items():
-        say(f"{field} = {value}")
+        say(f"{field} = {_written(value)}")
     return None
+
+
+def _written(value: Any) -> str:
+    """A setting as it is written behind FIELD=, nothing where it is not set."""
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value) or "none"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _remove(name: Name, data: Data = None, config: Config = None, as_json: AsJson = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -101,10 +102,13 @@ def test_stream_settings() -> None:
     made = answer("stream", "add", "main", "--set", "on_second_publisher=reject", "--set", "ladder=720p,480p")
     assert made["settings"]["on_second_publisher"] == "reject"
     assert made["settings"]["ladder"] == ["720p", "480p"]
+    assert "  ladder = 720p,480p\n" in text("stream", "show", "main")
     changed = answer("stream", "set", "main", "on_second_publisher=", "reconnect_window_s=7", "ladder=none")
     assert changed["settings"]["on_second_publisher"] == "takeover"
     assert changed["settings"]["reconnect_window_s"] == 7
     assert changed["settings"]["ladder"] == []
+    assert "\nladder = none\n" in text("stream", "set", "main", "reconnect_window_s=9")
+    assert "\nladder = \n" in text("stream", "set", "main", "ladder=")
 
 
 def test_signing_and_srt_passphrase() -> None:
@@ -137,6 +141,10 @@ def test_errors_are_told_without_a_traceback(
     assert caught.value.code == status
     assert told in shown
     assert "Traceback" not in shown
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"headrace \d+\.\d+\.\d+\n", text("--version"))
 
 
 def test_errors_in_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
