@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from control.keys import NewKey
 from control.services import Services
 from control.settings import Settings
 from control.snapshot import KeyRecord, StreamRecord
+from control.stream_settings import StreamSettings
 from control.urls import servers, stream_urls
 from media.errors import Refused
 
@@ -33,6 +34,7 @@ class Operations:
 
     async def add_stream(self, name: str, playback_id: str, settings: Mapping[str, Any]) -> Answer:
         """`{"name", "playback_id", "key", "key_id", "urls", ...}`: the only time that the key is shown."""
+        self._know_ladder(settings)
         stream = await self.services.streams.add(name, playback_id=playback_id, settings=settings)
         made = await self.services.keys.add(stream.id)
         return {**self._stream(stream), **self._made(stream, made)}
@@ -48,7 +50,16 @@ class Operations:
 
     async def change_stream(self, name: str, settings: Mapping[str, Any]) -> Answer:
         """Change settings of a stream; None goes back to the default."""
+        self._know_ladder(settings)
         return self._stream(await self.services.streams.change(name, settings))
+
+    def _know_ladder(self, settings: Mapping[str, Any]) -> None:
+        """Raises `Refused` for a ladder that does not exist: said here, it is not the next publisher who hears it."""
+        names = settings.get("ladder")
+        if isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) for n in names):
+            from control.planning import ladder_of  # brings the packager along: not for every command
+
+            ladder_of(StreamSettings(ladder=tuple(names)), self.settings.transcode)
 
     async def remove_stream(self, name: str) -> Answer:
         """Remove a stream and its keys."""

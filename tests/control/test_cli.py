@@ -125,6 +125,7 @@ def test_signing_and_srt_passphrase() -> None:
     [
         (["stream", "show", "none"], 1, "There is no stream called 'none'."),
         (["stream", "add", "a b"], 1, "cannot be used"),
+        (["stream", "add", "a", "--set", "ladder=720p,72p"], 1, "no ladder or rung called 72p"),
         (["key", "add", "x", "--expires", "soon"], 1, "write 90s, 15m, 2h or 7d"),
         (["check", "--set", "rtmp.prot=1"], 2, "did you mean rtmp.port?"),
         (["stream", "list", "--config", "none.toml"], 2, "cannot be read"),
