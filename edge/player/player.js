@@ -193,6 +193,11 @@
       });
       play();
     });
+    dash.on(events.QUALITY_CHANGE_RENDERED, (event) => {
+      if (event.mediaType !== "video" || !event.newRepresentation) return;
+      const auto = $("quality").options[0];
+      auto.textContent = Number($("quality").value) < 0 ? "Auto (" + event.newRepresentation.height + ")" : "Auto";
+    });
     dash.on(events.ERROR, (event) => {
       shared.errors += 1;
       shared.lastError = event.error && event.error.message;
@@ -348,7 +353,9 @@
     else if ($("stage").requestFullscreen) $("stage").requestFullscreen();
     else if (video.webkitEnterFullscreen) video.webkitEnterFullscreen();
   };
-  $("play").onclick = $("play-big").onclick = video.onclick = toggle;
+  let woken = false; // by the finger that is still down: on a phone the first tap shows the controls, and no more
+  $("play").onclick = $("play-big").onclick = toggle;
+  video.onclick = () => woken || toggle();
   $("mute").onclick = $("unmute").onclick = mute;
   $("live").onclick = goLive;
   $("full").onclick = full;
@@ -366,7 +373,10 @@
   });
 
   let idleTimer = 0;
-  const wake = () => {
+  const wake = (event) => {
+    if (event && event.type === "pointerdown") {
+      woken = event.pointerType === "touch" && $("stage").classList.contains("idle");
+    }
     $("stage").classList.remove("idle");
     clearTimeout(idleTimer);
     idleTimer = setTimeout(() => $("stage").classList.toggle("idle", !video.paused), 3000);

@@ -68,8 +68,34 @@ def test_browser_sees_moving_pictures_and_hears_sound(shared_server: Server, bro
         second = page.evaluate(PIXELS)
         assert sum(a != b for a, b in zip(first, second, strict=True)) > 100, "the picture moves"
         assert page.evaluate(LOUDNESS) > 0.01
+        wait_for(
+            lambda: page.evaluate("document.querySelector('#quality').options[0].text") == "Auto (360)", 5, "label"
+        )
         assert not errors
         page.close()
+
+
+def test_on_a_phone_controls_fit_and_the_first_tap_only_shows_them(shared_server: Server, browser: Browser) -> None:
+    server = shared_server
+    made = server.cli("stream", "add", "phone")
+    source = (
+        "-re", "-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25", "-c:v", "libx264", "-preset", "ultrafast",
+        "-pix_fmt", "yuv420p", "-g", "50", "-f", "flv",
+    )  # fmt: skip
+    with ended(server.push(made["urls"]["rtmp"], *source)):
+        server.wait_on_air("phone")
+        context = browser.new_context(viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True)
+        page = context.new_page()
+        page.goto(f"{server.edge}/watch/phone")
+        page.wait_for_selector("#stage.idle", timeout=20_000)
+        page.touchscreen.tap(160, 110)
+        page.wait_for_selector("#stage:not(.idle)")
+        assert page.evaluate("document.querySelector('#full').getBoundingClientRect().right") <= 320
+        assert page.evaluate("document.documentElement.scrollWidth") == 320
+        assert not page.evaluate("document.querySelector('video').paused")
+        page.touchscreen.tap(160, 110)
+        wait_for(lambda: page.evaluate("document.querySelector('video').paused"), 5, "the second tap pauses")
+        context.close()
 
 
 def test_page_waits_for_a_stream_that_is_not_live_and_starts_by_itself(shared_server: Server, browser: Browser) -> None:
