@@ -106,7 +106,7 @@ class Node:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._group is not None
-        task = self._group.create_task(work)
+        task = self._group.create_task(_contained(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
@@ -238,7 +238,10 @@ class Node:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self.broadcasts.tick()
+            try:
+                self.broadcasts.tick()
+            except Exception:  # noqa: BLE001 (a fault of ours in one broadcast must not end the others)
+                log.exception("tick_failed")
 
     async def _probe(self) -> None:
         """Find out what hardware works, without holding anything up."""
@@ -289,6 +292,14 @@ async def serve(settings: Settings, data: Path, *, demo: bool) -> int:
             print(f"headrace: {error}", file=sys.stderr)
         status = 1
     return status
+
+
+async def _contained(work: Coroutine[Any, Any, None]) -> None:
+    """A background task that fails is a fault of ours: it is logged, and everybody else stays on air."""
+    try:
+        await work
+    except Exception:  # noqa: BLE001 (see above)
+        log.exception("background_task_failed")
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from sqlalchemy import update
@@ -43,12 +44,22 @@ class Services:
         """Keep the snapshot fresh, end keys on time, rotate by schedule, write the trail. Until cancelled."""
         while True:
             try:
-                await self.tick()
+                await self._whole(self.tick())
             except SQLAlchemyError as error:
                 log.error("database_failed", error=str(error))
             due_ms = self.directory.snapshot.next_expiry_ms(self.directory.now_ms())
             wait_s = POLL_S if due_ms is None else (due_ms - self.directory.now_ms()) / 1000
             await asyncio.sleep(min(POLL_S, max(0.01, wait_s)))
+
+    @staticmethod
+    async def _whole(round_: Coroutine[Any, Any, None]) -> None:
+        """Let a round finish even when we are cancelled in it: the driver's thread answers to this loop."""
+        task = asyncio.ensure_future(round_)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            raise
 
     async def tick(self) -> None:
         """One round of `run`."""

@@ -230,7 +230,11 @@ class Connection(asyncio.Protocol):
         if self._tls is not None:
             self._tls.close()
             self._write(self._tls.data_to_send())
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:  # the peer has gone in the meantime: there is nobody left to read our words
+            self._transport.abort()
+            return
         loop = asyncio.get_running_loop()
         self._linger = loop.call_later(self._context.limits.linger_s, self._transport.abort)
 

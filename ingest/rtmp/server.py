@@ -137,10 +137,16 @@ class RtmpServer:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> object:
         assert self._group is not None
-        task = self._group.create_task(work)
+        task = self._group.create_task(self._contained(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    async def _contained(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # noqa: BLE001 (a fault of ours must end this connection, not the listener)
+            _log.exception("connection_failed", protocol=self._context.protocol)
 
     def _opened(self, connection: Connection) -> bool:
         limits = self._limits

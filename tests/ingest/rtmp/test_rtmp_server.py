@@ -313,3 +313,20 @@ class TestTls:
             await gone(secure)
         assert "tls_failed" in [line["event"] for line in logs]
         client.writer.transport.abort()
+
+
+async def test_a_task_that_fails_ends_no_listener() -> None:
+    """A peer that had gone when it was refused (ENOTCONN from shutdown) once took the whole listener down."""
+    server = RtmpServer(RtmpSettings(host="127.0.0.1", port=0), Gatekeeper())
+    await server.start()
+
+    async def broken() -> None:
+        raise OSError(107, "Transport endpoint is not connected")
+
+    server._spawn(broken())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.close()
+    await writer.wait_closed()
+    await server.stop()
