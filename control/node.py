@@ -240,7 +240,7 @@ class Node:
             await asyncio.sleep(TICK_S)
             try:
                 self.broadcasts.tick()
-            except Exception:  # noqa: BLE001 (a fault of ours in one broadcast must not end the others)
+            except Exception:  # a fault of ours in one broadcast must not end the others
                 log.exception("tick_failed")
 
     async def _probe(self) -> None:
@@ -298,7 +298,7 @@ async def _contained(work: Coroutine[Any, Any, None]) -> None:
     """A background task that fails is a fault of ours: it is logged, and everybody else stays on air."""
     try:
         await work
-    except Exception:  # noqa: BLE001 (see above)
+    except Exception:
         log.exception("background_task_failed")
 
 
