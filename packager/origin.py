@@ -269,7 +269,7 @@ class Origin:
                 "headers": reply.headers(with_length=not bare),
             }
         )
-        body = reply.body if scope["method"] == "GET" else ()
+        body = () if bare or scope["method"] == "HEAD" else reply.body
         for piece in body[:-1]:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": body[-1] if body else b"", "more_body": False})

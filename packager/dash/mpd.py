@@ -214,8 +214,11 @@ def _representation(entry: Entry, window: Window, segments: list[Segment], offse
         attributes += f' audioSamplingRate="{track.sample_rate}"'
     init = segments[0].init
     lines = [f"<Representation {attributes}>"]
+    # VLC 3.0 takes nothing over from the AdaptationSet's template, so what it needs stands here again.
     lines.append(
-        f'<SegmentTemplate initialization="$RepresentationID$/{init.name if init else ""}"'
+        f'<SegmentTemplate timescale="{track.timescale}" presentationTimeOffset="{offset}"'
+        f' media="$RepresentationID$/seg-{window.epoch}-$Number$.m4s"'
+        f' initialization="$RepresentationID$/{init.name if init else ""}"'
         f' startNumber="{segments[0].msn}"><SegmentTimeline>'
     )
     end: int | None = None
