@@ -64,8 +64,27 @@ def mpd(presentation: Presentation) -> bytes:
     return body
 
 
+JOIN_SEGMENTS = 3
+"""Where a player that joins begins, counted from the end (RFC 8216bis 6.3.3)."""
+
+
 def entries(presentation: Presentation) -> list[master.Entry]:
-    """Declared renditions with a first part, in declared order, with what was measured of them."""
+    """Declared renditions with a first part, in declared order, with what was measured of them.
+
+    A video rendition that has only gaps where a player joins (a rung that was shed) is not offered while another
+    one is whole: players that know no EXT-X-GAP, ffmpeg among them, would fail to open the stream.
+    """
+    found = _entries(presentation)
+    whole = [e for e in found if not _absent(presentation.listed[e.rendition.name])]
+    has_video = any(e.rendition.kind is Kind.VIDEO for e in whole)
+    return [e for e in found if e in whole or e.rendition.kind is Kind.AUDIO or not has_video]
+
+
+def _absent(window: Window) -> bool:
+    return all(segment.gap for segment in window.shown[-JOIN_SEGMENTS:])
+
+
+def _entries(presentation: Presentation) -> list[master.Entry]:
     found = []
     windows = presentation.listed
     for order, rendition in enumerate(presentation.renditions):

@@ -222,6 +222,27 @@ def test_a_lost_worker_leaves_a_gap_and_comes_back(studio: SimpleNamespace) -> N
     assert follower.violations == []
 
 
+def test_a_rung_that_is_away_where_players_join_is_not_offered_until_it_is_back(studio: SimpleNamespace) -> None:
+    times = [n * 3000 for n in range(900)]
+    keys, cuts = grid_keys(times)
+    feeds = ladder(studio, Fraction(30), times, keys, 30)
+    died, resumed = 5.2 * 90_000, cuts[8].pts
+    feeds[1].packets = [p for p in feeds[1].packets if p.pts < died or p.pts >= resumed]
+    clock = studio.Clock()
+    presentation = Presentation("x", PackagerSettings(), clock=clock, wall_us=clock.wall_us)
+    presentation.declare([feed.rendition for feed in feeds])
+    offered: list[tuple[float, bool]] = []
+    for event in studio.script(feeds, cuts):
+        studio.play(presentation, [event], clock, end=False)
+        if presentation.ready:
+            text = render.multivariant(presentation)
+            assert b"source/media.m3u8" in text
+            offered.append((event[0], b"720p/media.m3u8" in text))
+    assert all(there for at, there in offered if 3 < at < 6)
+    assert not any(there for at, there in offered if 14 < at < 16)
+    assert all(there for at, there in offered if at > 19)
+
+
 def test_another_broadcast_goes_on_counting(studio: SimpleNamespace) -> None:
     times = [n * 3000 for n in range(600)]
     keys, cuts = grid_keys(times)
