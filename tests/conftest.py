@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests: one server for the tests of a file, or a fresh one."""
+"""Fixtures of the end-to-end and fault tests: one server for the tests of a file, or a fresh one."""
 
 from __future__ import annotations
 
