@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from packager.segmenter import Event, Opened
+from packager.lane import Event, Opened
 
 
 class Pace(Enum):

@@ -18,8 +18,8 @@ from fractions import Fraction
 from media.clock import VIDEO_TIMESCALE
 from media.rendition import Rendition
 from packager.archive import Reel
+from packager.lane import Closed, Event, Made, Missed, Opened
 from packager.model import Init, Part, Segment, Window
-from packager.segmenter import Closed, Event, Made, Missed, Opened
 
 MIN_LISTED = 6
 """APPLE 8.11: a live playlist holds at least six segments."""

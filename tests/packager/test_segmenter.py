@@ -15,7 +15,8 @@ from media.rendition import Rendition
 from media.track import Codec, Kind, Track
 from packager.cuts import ORIGIN_S, Cuts
 from packager.grid import Grid
-from packager.segmenter import Audio, Closed, Event, Made, Missed, Opened, Video
+from packager.lane import Closed, Event, Made, Missed, Opened
+from packager.segmenter import Audio, Video
 
 AVC = bytes.fromhex("01640028ffe1001b67640028acd940780227e5c044000003000400000300f03c60c65801000568ebe3cb22")
 GRID = Grid(Fraction(1, 2), Fraction(52322, 100_000), 2)
