@@ -433,7 +433,7 @@ class Job:
                 self._sink.thumbnail(payload)
             case m.Notice():
                 self._log.warning("worker_notice", slug=message.slug, text=message.text)
-                self._sink.stats({"notice": message.text})
+                self._sink.stats({"notice": message.text, "failed": message.failed})
             case m.Done():
                 self._done.set()
             case _:

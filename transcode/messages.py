@@ -125,6 +125,8 @@ class Notice(_Message, tag="notice", frozen=True):
 
     slug: str
     text: str
+    failed: str = ""
+    """The encoder or decoder (`name@device`) that is to blame; empty for none."""
 
 
 class Done(_Message, tag="done", frozen=True):

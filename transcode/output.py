@@ -18,6 +18,6 @@ class Output(Protocol):
         """A thumbnail."""
         ...
 
-    def notice(self, slug: str, text: str) -> None:
-        """Something that an operator should know."""
+    def notice(self, slug: str, text: str, failed: str = "") -> None:
+        """Something that an operator should know. `failed`: the encoder or decoder (`name@device`) that is to blame."""
         ...

@@ -171,7 +171,7 @@ class Rung(threading.Thread):
                 self._encoder = Encoder(self.spec, name, colour)
             except EncoderError as error:
                 self._candidates.popleft()
-                self._output.notice("encoder_unusable", f"{self.spec.name}: {error.text}")
+                self._output.notice("encoder_unusable", f"{self.spec.name}: {error.text}", name)
                 continue
             return True
         if not self.failed:
@@ -181,12 +181,14 @@ class Rung(threading.Thread):
 
     def _replace(self, error: EncoderError) -> None:
         """The encoder failed in mid-stream: the next best goes on at the next cut."""
+        failed = self._candidates[0]
         self._encoder = None
         self._timing.clear()
         self._held.clear()
         if len(self._candidates) > 1:
             self._candidates.popleft()
-        self._output.notice("encoder_failed", f"{self.spec.name}: {error.text}; {self._candidates[0]} takes over.")
+        then = f"{self._candidates[0]} takes over"
+        self._output.notice("encoder_failed", f"{self.spec.name}: {error.text}; {then}.", failed)
 
     def _keep(self, coded: Iterable[Coded]) -> None:
         for packet in coded:

@@ -63,9 +63,9 @@ class _SocketOutput:
     def picture(self, pts: int, jpeg: bytes) -> None:
         self.send(m.Picture(pts), jpeg)
 
-    def notice(self, slug: str, text: str) -> None:
+    def notice(self, slug: str, text: str, failed: str = "") -> None:
         log.warning(slug, text=text)
-        self.send(m.Notice(slug, text))
+        self.send(m.Notice(slug, text, failed))
 
 
 class Worker:

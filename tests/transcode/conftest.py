@@ -47,7 +47,7 @@ class Collected:
     def picture(self, pts: int, jpeg: bytes) -> None:
         self.jpegs.append(jpeg)
 
-    def notice(self, slug: str, text: str) -> None:
+    def notice(self, slug: str, text: str, failed: str = "") -> None:
         self.notices.append((slug, text))
 
     def packet(self, rendition: str, packet: Packet) -> None:

@@ -31,7 +31,7 @@ MESSAGES: list[tuple[m.Message, bytes]] = [
     (m.Encoded(1, 2, 3, 4, False), b"x"),
     (m.Progress(5, {"speed_ratio": 1.5, "note": "a"}), b""),
     (m.Picture(90), b"\xff\xd8"),
-    (m.Notice("shedding", "text"), b""),
+    (m.Notice("encoder_failed", "text", "h264_nvenc@cuda:0"), b""),
     (m.Done(), b""),
 ]
 BYTES = b"".join(part for message, payload in MESSAGES for part in frame(message, payload))
