@@ -64,7 +64,7 @@ class Cache:
         else:
             self._rules.pop(primary, None)
         pool = self._text if entry.squeezable else self._media
-        # A gzip variant comes later; count it from the start as if it were as large as the body.
+        # Packed variants come later; count them from the start as if it were as large as the body.
         size = entry.size + (len(entry.body) if entry.squeezable else 0)
         if size > pool.budget:
             return

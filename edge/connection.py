@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
                 return
         self._feed(data)
 
-    def _short(self, key: str, gzip: bool) -> bool:
+    def _short(self, key: str, coding: str) -> bool:
         """Answer a plain request with a fresh entry's prepared bytes; False if that needs the long way."""
         site = self._site
         found = site.cache.entries.get(key)
@@ -130,10 +130,10 @@ class Connection(asyncio.Protocol):
         if now >= found.fresh_until or now >= self.counted_until:
             return False
         found.used = True
-        if gzip and found.squeezable:
-            if found.gzipped is None:
+        if coding and found.squeezable:
+            if coding not in found.packed:
                 return False
-            found = found.squeezed()
+            found = found.squeezed(coding)
         if now >= found.wire_until:
             found.prepare(now)
         self.last = now
@@ -232,7 +232,7 @@ class Connection(asyncio.Protocol):
             self._refuse(status, error.slug)
             return False
         self._buffer = buffer[size:]
-        if not (asked.plain and not self._server.draining and self._short(asked.key, asked.gzip)):
+        if not (asked.plain and not self._server.draining and self._short(asked.key, asked.coding)):
             self._handle(asked)
         return True
 

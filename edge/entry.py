@@ -12,9 +12,7 @@ Times are on the loop's clock.
 
 from __future__ import annotations
 
-import gzip
-
-from edge import freshness
+from edge import codings, freshness
 from edge.h2 import frames, hpack
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -22,9 +20,9 @@ Fields = tuple[tuple[bytes, bytes], ...]
 JOIN_BYTES = 16 * 1024
 """Up to this size head and body are one buffer: one copy a second saves a second buffer at each request."""
 
-GZIP_MIN_BYTES = 256
-GZIP_MAX_BYTES = 512 * 1024
-"""Compressed on the loop, once per version: at this size a few milliseconds."""
+PACK_MIN_BYTES = 256
+PACK_MAX_BYTES = 512 * 1024
+"""Compressed on the loop, once per version: at this size a few milliseconds. Larger ones only by `pack`."""
 
 OVERHEAD_BYTES = 1024
 """What an entry costs beside its body: headers, prepared bytes, dictionary slots."""
@@ -92,11 +90,11 @@ class Entry:
         "frames",
         "fresh_until",
         "grace_until",
-        "gzipped",
         "heads",
         "key",
         "last_modified",
         "made_at",
+        "packed",
         "revalidate_until",
         "share",
         "squeezable",
@@ -126,7 +124,8 @@ class Entry:
         self.store = self.share = True
         self.vary: tuple[str, ...] = ()
         self.used = False
-        self.gzipped: Entry | None = None
+        self.packed: dict[str, Entry] = {}
+        """Variants by content coding, each made on first use."""
         self.heads: dict[bytes, bytes] = {}
         """Heads for other results than HIT, good as long as `wire`."""
         self.blocks: dict[bytes, bytes] = {}
@@ -149,7 +148,7 @@ class Entry:
     @property
     def size(self) -> int:
         """Bytes that it counts for in the cache's budget."""
-        other = len(self.gzipped.body) if self.gzipped is not None else 0
+        other = sum(len(variant.body) for variant in self.packed.values())
         joined = len(self.body) if len(self.body) <= JOIN_BYTES else 0
         return len(self.body) + joined + other + OVERHEAD_BYTES
 
@@ -225,27 +224,33 @@ class Entry:
         age = self.age + now - self.made_at
         self.wire_until = now + 1.0 - age % 1.0
 
-    def squeezed(self, limit: int = GZIP_MAX_BYTES) -> Entry:
-        """The gzip variant, made on first use and kept with this version; self where it would not be smaller."""
+    def squeezed(self, coding: str) -> Entry:
+        """The variant in `coding`, made on first use and kept with this version; self where it would not be smaller."""
         if not self.squeezable:
             return self
-        if self.gzipped is None:
-            if not GZIP_MIN_BYTES <= len(self.body) <= limit:
-                self.squeezable = False
+        variant = self.packed.get(coding)
+        if variant is None:
+            if not PACK_MIN_BYTES <= len(self.body) <= PACK_MAX_BYTES:
+                self.squeezable = bool(self.packed)
                 return self
-            body = gzip.compress(self.body, 5, mtime=0)
+            body = codings.compress(coding, self.body)
             if len(body) >= len(self.body):
                 self.squeezable = False
                 return self
-            fields = tuple(
-                (name, _gzip_tag(value) if name == b"etag" else value)
-                for name, value in self.fields
-                if name != b"accept-ranges"
-            )
-            fields += ((b"content-encoding", b"gzip"),)
-            self.gzipped = Entry(self.key, self.status, fields, body, now=self.made_at, age=self.age)
-        self._sync(self.gzipped)
-        return self.gzipped
+            variant = self.pack(coding, body)
+        self._sync(variant)
+        return variant
+
+    def pack(self, coding: str, body: bytes) -> Entry:
+        """Keep `body`, made of this one's with `codings.compress`, as the variant in `coding`."""
+        fields = tuple(
+            (name, _tag(value, coding) if name == b"etag" else value)
+            for name, value in self.fields
+            if name != b"accept-ranges"
+        )
+        fields += ((b"content-encoding", coding.encode("ascii")),)
+        self.packed[coding] = variant = Entry(self.key, self.status, fields, body, now=self.made_at, age=self.age)
+        return variant
 
     def _sync(self, other: Entry) -> None:
         if other.made_at != self.made_at or other.fresh_until != self.fresh_until:
@@ -255,9 +260,8 @@ class Entry:
         other.error_until, other.store, other.share = self.error_until, self.store, self.share
 
 
-def _gzip_tag(tag: bytes) -> bytes:
-    """Another representation needs another strong validator (RFC 9110 8.8.1)."""
-    return tag[:-1] + b'-gz"' if tag.endswith(b'"') else tag
+def _tag(tag: bytes, coding: str) -> bytes:
+    return tag[:-1] + codings.TAGS[coding] + b'"' if tag.endswith(b'"') else tag
 
 
 HOP_BY_HOP = frozenset(

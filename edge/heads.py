@@ -20,8 +20,8 @@ MAX_HEAD_BYTES = 2048
 KEEP_EACH = 16
 """Of heads found by their halves, one in so many is remembered whole: a herd's at once, a lone viewer's hardly."""
 
-Short = tuple[str, bool]
-"""Cache key, and whether the viewer takes gzip: all of a plain request that matters."""
+Short = tuple[str, str]
+"""Cache key, and the content coding it takes: all of a plain request that matters."""
 
 K = TypeVar("K", bytes, str)
 V = TypeVar("V")
@@ -79,7 +79,7 @@ class Heads:
         said = self._blocks.get(block)
         if said is None or not said.ordinary:
             return None
-        short = key, said.gzip
+        short = key, said.coding
         self._found += 1
         if not self._found % KEEP_EACH:
             self._heads.put(head, short)

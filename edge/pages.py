@@ -12,6 +12,7 @@ import re
 import time
 from importlib import resources
 
+from edge import codings
 from edge.entry import Entry, viewer_fields
 
 FOREVER = "public, max-age=31536000, immutable"
@@ -42,9 +43,17 @@ class Pages:
     def refresh(self, now: float) -> None:
         """Made here and now: move Date and Age on. Once in a while."""
         for entry in (*self._entries.values(), self._watch):
-            for item in (entry, entry.squeezed()):
+            for item in (entry, *entry.packed.values()):
                 item.fields = tuple((k, _stamp() if k == b"date" else v) for k, v in item.fields)
                 item.made_at, item.wire_until = now, 0.0
+
+    def compress(self) -> list[tuple[Entry, str, bytes]]:
+        """What `Entry.pack` takes, for everything in every coding. Takes a second: for a thread."""
+        return [
+            (entry, coding, codings.compress(coding, entry.body))
+            for entry in (*self._entries.values(), self._watch)
+            for coding in codings.LOOK_FOR
+        ]
 
     def find(self, path: str) -> Entry | None:
         """The page or asset under `path`; None if the path is not one of ours."""
@@ -88,7 +97,6 @@ def _entry(path: str, body: bytes, control: str, name: str, now: float) -> Entry
         headers["referrer-policy"] = "no-referrer"
     entry = Entry(path, 200, viewer_fields(headers, name, _stamp()), body, now=now)
     entry.fresh_until = entry.revalidate_until = entry.error_until = math.inf
-    entry.squeezed(limit=len(body))
     return entry
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from edge import ranges, target
+from edge import codings, ranges, target
 from media.errors import ProtocolError
 
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21-\x7e]+) HTTP/(\d)\.(\d)\Z")
@@ -52,8 +52,8 @@ class Request:
     """Lower-case names; repeated fields joined by a comma."""
     http10: bool = False
     keep_alive: bool = True
-    gzip: bool = False
-    """The viewer takes gzip."""
+    coding: str = ""
+    """The content coding that the viewer takes best for text: `br`, `gzip`, or empty."""
     range: ranges.Range | None = None
     plain: bool = False
     """A GET on a lasting connection without range, condition or token: what the short path can answer."""
@@ -86,7 +86,7 @@ class Fields:
     headers: dict[str, str]
     lasting: bool
     """HTTP/1.1 without `Connection: close`."""
-    gzip: bool
+    coding: str
     range: ranges.Range | None
     bearer: str
     ordinary: bool
@@ -137,7 +137,7 @@ def fields(headers: dict[str, str], http10: bool) -> Fields:
     return Fields(
         headers=headers,
         lasting=keep_alive,
-        gzip=_takes_gzip(headers.get("accept-encoding", "")),
+        coding=codings.choose(headers.get("accept-encoding", "")),
         range=ranges.parse(headers["range"]) if "range" in headers else None,
         bearer=bearer,
         ordinary=keep_alive and not http10 and not bearer and _SPECIAL.isdisjoint(headers),
@@ -156,7 +156,7 @@ def build(method: str, where: target.Target, said: Fields, http10: bool) -> Requ
         headers=said.headers,
         http10=http10,
         keep_alive=said.lasting,
-        gzip=said.gzip,
+        coding=said.coding,
         range=said.range if get else None,
         plain=get and said.ordinary and not token,
     )
@@ -215,11 +215,3 @@ def check(headers: dict[str, str], http10: bool) -> None:
             raise Bad(400, "The field Host is missing.", "missing_host")
     elif _HOST.match(host) is None:
         raise Bad(400, "The field Host is broken.", "bad_host")
-
-
-def _takes_gzip(value: str) -> bool:
-    for item in value.split(","):
-        coding, _, parameter = item.partition(";")
-        if coding.strip().lower() in ("gzip", "x-gzip"):
-            return re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", parameter) is None
-    return False

@@ -170,8 +170,8 @@ class Site:
 
     def _serve(self, entry: Entry, request: Request, sink: Sink, now: float, result: bytes) -> None:
         status = entry.status
-        if status == 200 and request.range is None and request.gzip:
-            entry = entry.squeezed()
+        if status == 200 and request.range is None and request.coding:
+            entry = entry.squeezed(request.coding)
         if status == 200 and _unchanged(entry, request):
             kept = tuple(field for field in entry.fields if field[0] not in _KEPT_BY_304)
             sink.respond(304, kept + entry.variable_fields(now, result), b"", None)

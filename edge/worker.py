@@ -110,7 +110,7 @@ class Worker:
         if self._orders.control:
             control = await asyncio.start_unix_server(self._control, self._orders.control)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._tick())]
+            tasks = [group.create_task(self._tick()), group.create_task(self._pack_pages())]
             if context is not None:
                 tasks.append(group.create_task(tls.watch(context, self._settings)))
             self.ready.set()
@@ -142,6 +142,10 @@ class Worker:
             listeners.append(secure)
             self.tls_port = secure.sockets[0].getsockname()[1]
         return listeners, context
+
+    async def _pack_pages(self) -> None:
+        for entry, coding, body in await asyncio.to_thread(self.site.pages.compress):
+            entry.pack(coding, body)
 
     async def _tick(self) -> None:
         """Everything that happens by the clock, once a second."""

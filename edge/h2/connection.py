@@ -292,11 +292,11 @@ class H2Connection(asyncio.Protocol):
         if found is None or found.status != 200 or now >= found.fresh_until or now >= self.counted_until:
             return False
         core = self.core
-        if asked.gzip and found.squeezable:
-            if found.gzipped is None:
+        if asked.coding and found.squeezable:
+            if asked.coding not in found.packed:
                 return False
             found.used = True
-            found = found.squeezed()
+            found = found.squeezed(asked.coding)
         size = len(found.body)
         if not core.fits(size) or not size or self.paused:
             return False

@@ -7,6 +7,7 @@ import gzip
 import math
 from email.utils import formatdate
 
+import brotli
 import pytest
 from edge_double import Edge, MakeEdge, OriginRequest, ScriptedOrigin, answer
 
@@ -162,17 +163,23 @@ async def test_errors_are_remembered_for_a_second(edge: Edge, origin: ScriptedOr
     assert origin.asked["/live/a/no"] == 2
 
 
-async def test_gzip_is_made_once_per_version_and_has_its_own_validator(edge: Edge, origin: ScriptedOrigin) -> None:
+async def test_packed_text_is_made_once_per_version_and_has_its_own_validator(
+    edge: Edge, origin: ScriptedOrigin
+) -> None:
     body = b"#EXTINF:2,\nseg.m4s\n" * 100
     origin.answers["/live/a/i.m3u8"] = answer(200, body, {**PLAYLIST, "cache-control": "max-age=60", "etag": '"a"'})
     plain = await edge.get("/live/a/i.m3u8")
     for _ in range(2):
-        squeezed = await edge.get("/live/a/i.m3u8", accept_encoding="br, gzip;q=0.8")
+        squeezed = await edge.get("/live/a/i.m3u8", accept_encoding="br;q=0.1, gzip;q=0.8")
         assert squeezed.headers["content-encoding"] == "gzip"
         assert gzip.decompress(squeezed.body) == body
     assert plain.body == body
     assert plain.headers["vary"] == squeezed.headers["vary"] == "accept-encoding"
     assert (plain.headers["etag"], squeezed.headers["etag"]) == ('"a"', '"a-gz"')
+    for _ in range(2):
+        smaller = await edge.get("/live/a/i.m3u8", accept_encoding="gzip, deflate, br")
+        assert (smaller.headers["content-encoding"], smaller.headers["etag"]) == ("br", '"a-br"')
+        assert brotli.decompress(smaller.body) == body
     refused = await edge.get("/live/a/i.m3u8", accept_encoding="gzip;q=0")
     assert "content-encoding" not in refused.headers
     same = await edge.get("/live/a/i.m3u8", accept_encoding="gzip", if_none_match='W/"a-gz"')
