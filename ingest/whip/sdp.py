@@ -261,7 +261,7 @@ def _media(section: _Section) -> MediaLine:
     mid = section.first("mid") or ""
     if not _TOKEN.match(mid):
         raise _malformed("A media section has no usable mid.")
-    formats = [int(number) for number in parts[3:] if number.isdecimal() and int(number) < 128]
+    formats = [_number(number) for number in parts[3:] if 0 <= _number(number) < 128]
     return _with_codec(kind, mid, formats, section)
 
 
@@ -291,16 +291,11 @@ def _with_codec(kind: Kind, mid: str, formats: list[int], section: _Section) -> 
     transport_cc = None
     for value in section.all("extmap"):
         head, _, uri = value.partition(" ")
-        identity = head.split("/")[0]
-        if (
-            uri == TRANSPORT_CC
-            and identity.isdecimal()
-            and 0 < int(identity) < 15
-            and "transport-cc" in offered_feedback
-        ):
-            transport_cc = int(identity)
-        elif uri in _EXTENSIONS and identity.isdecimal() and 0 < int(identity) < 256:
-            extensions.append((int(identity), uri))
+        identity = _number(head.split("/")[0])
+        if uri == TRANSPORT_CC and 0 < identity < 15 and "transport-cc" in offered_feedback:
+            transport_cc = identity
+        elif uri in _EXTENSIONS and 0 < identity < 256:
+            extensions.append((identity, uri))
     return MediaLine(
         kind,
         mid,
@@ -333,12 +328,12 @@ def _ssrcs(section: _Section) -> tuple[int, ...]:
     """Media SSRC first, then that of its RTX stream (ssrc-group FID, RFC 5576 4.2)."""
     seen: dict[int, None] = {}
     for value in section.all("ssrc"):
-        head = value.split(" ", 1)[0]
-        if head.isdecimal() and int(head) < 1 << 32:
-            seen[int(head)] = None
+        head = _number(value.split(" ", 1)[0])
+        if 0 <= head < 1 << 32:
+            seen[head] = None
     for value in section.all("ssrc-group"):
-        name, *members = value.split()
-        numbers = [int(member) for member in members if member.isdecimal()]
+        name, _, members = value.partition(" ")
+        numbers = [_number(member) for member in members.split()]
         if name == "FID" and len(numbers) == 2 and all(number in seen for number in numbers):
             return tuple(numbers)
     return tuple(seen)[:1]
@@ -350,9 +345,14 @@ def _numbered(values: list[str], star: int | None = None) -> list[tuple[int, str
         head, _, rest = value.partition(" ")
         if head == "*" and star is not None:
             found.append((star, rest.strip()))
-        elif head.isdecimal() and int(head) < 128:
-            found.append((int(head), rest.strip()))
+        elif 0 <= _number(head) < 128:
+            found.append((_number(head), rest.strip()))
     return found
+
+
+def _number(text: str) -> int:
+    """A number of at most ten digits; -1 for anything else. Python itself refuses to read thousands of digits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else -1
 
 
 def _parameter(text: str, name: str) -> str:
@@ -393,10 +393,13 @@ def _candidate(line: str) -> Candidate | None:
     parts = line.removeprefix("candidate:").split()
     if len(parts) < 8 or parts[6] != "typ" or parts[1] != "1" or parts[2].lower() != "udp":
         return None
-    if not (_ICE_CHARS.match(parts[0]) and parts[3].isdecimal() and parts[5].isdecimal()):
-        return None
-    priority, port = int(parts[3]), int(parts[5])
-    if priority >= 1 << 32 or not 0 < port < 65_536 or parts[7] not in ("host", "srflx", "prflx", "relay"):
+    priority, port = _number(parts[3]), _number(parts[5])
+    if (
+        not _ICE_CHARS.match(parts[0])
+        or not 0 <= priority < 1 << 32
+        or not 0 < port < 65_536
+        or parts[7] not in ("host", "srflx", "prflx", "relay")
+    ):
         return None
     try:
         address = ipaddress.ip_address(parts[4])

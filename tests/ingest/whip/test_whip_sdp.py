@@ -195,6 +195,26 @@ def test_a_broken_offer_never_reaches_aiortc(at: int, junk: bytes) -> None:
     assert sdp.parse_offer(text).media[0].codec is offer.media[0].codec
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a=ssrc-group:FID 11 22", "a=ssrc-group:"),
+        ("a=ssrc-group:FID 11 22", "a=ssrc-group:FID 11 " + "9" * 5000),
+        ("a=ssrc:11 cname:x", "a=ssrc:" + "9" * 5000),
+        ("a=ssrc:11 cname:x", "a=ssrc:\u0661 cname:x"),
+        ("a=extmap:4 ", "a=extmap:" + "4" * 5000 + " "),
+        ("a=rtpmap:96 ", "a=rtpmap:" + "9" * 5000 + " "),
+        (" 2130706431 ", " " + "2" * 5000 + " "),
+        (" 103 104\n", " 103 104 " + "1" * 5000 + "\n"),
+    ],
+)
+def test_odd_numbers_break_nothing(old: str, new: str) -> None:
+    assert old in OFFER
+    offer = sdp.parse_offer(OFFER.replace(old, new, 1))
+    sdp.offer_for_aiortc(offer).encode("ascii")
+    assert offer.media[1].codec is Codec.H264
+
+
 def test_link_headers_survive_a_client_that_splits_at_commas() -> None:
     servers = [
         IceServer(urls=("stun:stun.example.net", "turn:turn.example.net?transport=udp"), username="u", credential="p"),
