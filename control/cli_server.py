@@ -1,4 +1,4 @@
-"""`headrace serve`, `edge`, `probe` and `check`."""
+"""`headrace serve`, `edge`, `worker`, `probe` and `check`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("serve")(_serve)
     app.command("edge")(_edge)
+    app.command("worker")(_worker)
     app.command("probe")(_probe)
     app.command("check")(_check)
 
@@ -71,6 +72,41 @@ def _edge(
 
     configure(settings.log)
     raise typer.Exit(_run(serve_edge(settings.edge, origin, metrics_port)))
+
+
+def _worker(
+    core: Annotated[str, typer.Option("--core", help="The core's door for workers, e.g. tls://core:8083")],
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, max=256, help="Streams at once [default: one for two CPUs]")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="What the core calls this machine [default: its host name]")] = "",
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="The core's worker-token [default: that of the data folder]")
+    ] = None,
+    authority: Annotated[
+        Path | None,
+        typer.Option("--ca", help="The core's tls/ca.pem [default: that of the data folder, or the system]"),
+    ] = None,
+    config: Config = None,
+    data: Data = None,
+    flags: Flags = None,
+    as_json: AsJson = False,
+) -> None:
+    """Transcode on this machine for a core on another one."""
+    settings = read_settings(config, flags)
+    if as_json:
+        settings = _log_as_json(settings)
+    from control.logging import configure
+    from control.worker_alone import serve_worker
+
+    configure(settings.log)
+    raise typer.Exit(
+        _run(
+            serve_worker(
+                settings.transcode, folder(data), core, jobs=jobs, name=name, token_file=token_file, authority=authority
+            )
+        )
+    )
 
 
 def _probe(config: Config = None, flags: Flags = None, as_json: AsJson = False) -> None:

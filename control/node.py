@@ -30,6 +30,7 @@ from control.http import HttpServer, PortTaken, listen_tcp, listen_unix
 from control.planning import Planning
 from control.probing import summary
 from control.run_file import alone, announced, api_address
+from control.secret_files import read_secret, worker_token
 from control.services import Services, open_services
 from control.settings import Settings
 from control.status import Status
@@ -43,6 +44,7 @@ from packager.archive import Archive, load
 from packager.origin import Origin
 from transcode.hardware import probe
 from transcode.pool import Pool
+from transcode.remote import Guests
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +69,10 @@ class Node:
         self._stopping = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self.pool = Pool(settings.transcode)
+        self.guests: Guests | None = None
+        if settings.workers.enabled:
+            self.guests = self._make_door(settings)
+        self.pool = Pool(settings.transcode, self.guests)
         self.planning = Planning(settings.transcode)
         self.broadcasts = Broadcasts(
             self.pool, settings.packager, self._spawn, keep_ended_s=KEEP_ENDED_S, limits=settings.limits
@@ -83,6 +88,12 @@ class Node:
         self._listening = False
         self._probed = asyncio.Event()
         self._certificates: Certificates | None = None
+
+    def _make_door(self, settings: Settings) -> Guests:
+        """For workers of other machines."""
+        certificates = Certificates(settings, self._data)
+        token = read_secret(settings.workers.token_file) or worker_token(self._data)
+        return Guests(settings.workers, settings.transcode, token=token, tls=certificates.context)
 
     def parts(self) -> dict[str, bool]:
         """Each part that should run, and whether it does."""
@@ -141,6 +152,9 @@ class Node:
         self._spawn(self._services.run())
         stack.callback(self._services.directory.on_change(self.gate.on_change))
         await self._open_archive(stack)
+        if self.guests is not None:
+            await self.guests.start()
+            stack.push_async_callback(self.guests.stop)
         await self.pool.start()
         stack.push_async_callback(self.pool.stop)
         socket_path = self._sockets / "origin.sock"

@@ -7,9 +7,17 @@ import secrets
 from pathlib import Path
 
 from control.credentials import new_admin_token
+from media.errors import HeadraceError
 
 SERVER_SECRET = "secret"
 ADMIN_TOKEN = "admin-token"
+WORKER_TOKEN = "worker-token"
+
+
+class SecretUnreadable(HeadraceError):
+    """A file with a secret is not there, or not for us."""
+
+    default_slug = "secret_unreadable"
 
 
 def server_secret(data: Path) -> bytes:
@@ -20,6 +28,24 @@ def server_secret(data: Path) -> bytes:
 def admin_token(data: Path) -> str:
     """The admin token of the API, made at the first start."""
     return _read_or_make(data / ADMIN_TOKEN, new_admin_token())
+
+
+def worker_token(data: Path) -> str:
+    """What a transcode worker of another machine must know, made at the first start that lets them in."""
+    return _read_or_make(data / WORKER_TOKEN, new_admin_token())
+
+
+def read_secret(path: Path | None) -> str:
+    """The content of a secret file that the settings name; empty where they name none. Raises `SecretUnreadable`."""
+    if path is None:
+        return ""
+    try:
+        found = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecretUnreadable(f"The secret {path} cannot be read: {error}.") from error
+    if not found:
+        raise SecretUnreadable(f"The secret {path} is empty.")
+    return found
 
 
 def write_private(path: Path, text: str) -> None:

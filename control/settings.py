@@ -21,6 +21,7 @@ from edge.settings import EdgeSettings
 from ingest.settings import LimitSettings, RtmpSettings, RtmpsSettings, SrtSettings, WhipSettings
 from media.errors import HeadraceError
 from packager.settings import OriginSettings, PackagerSettings
+from transcode.remote_settings import WorkersSettings
 from transcode.settings import TranscodeSettings
 
 PREFIX = "HEADRACE_"
@@ -82,6 +83,7 @@ class Settings(BaseModel):
     origin: OriginSettings = OriginSettings()
     api: ApiSettings = ApiSettings()
     transcode: TranscodeSettings = TranscodeSettings()
+    workers: WorkersSettings = WorkersSettings()
     packager: PackagerSettings = PackagerSettings()
     limits: LimitSettings = LimitSettings()
     database: DatabaseSettings = DatabaseSettings()

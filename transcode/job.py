@@ -28,9 +28,10 @@ from media.cut import Cut
 from media.packet import Gap, Packet
 from media.track import Kind, Track
 from transcode import messages as m
+from transcode.link import Link
 from transcode.plan import Plan
 from transcode.ports import Sink
-from transcode.process import Process, WorkerError
+from transcode.process import WorkerError
 from transcode.settings import TranscodeSettings
 
 log = structlog.get_logger(__name__)
@@ -88,19 +89,20 @@ class Job:
         sink: Sink,
         name: str,
         settings: TranscodeSettings,
-        take: Callable[[], Awaitable[Process]],
+        take: Callable[[bool], Awaitable[Link]],
         on_closed: Callable[[Job], None],
     ) -> None:
         self._plan = plan
         self._sink = sink
         self._settings = settings
         self._take = take
+        """A worker; True: of this machine. After a loss the next is: a machine that comes and goes costs one crash."""
         self._on_closed = on_closed
         self._state = State.AWAIT_CUT if plan.encodes else State.IDLE
         self._stats = Stats()
         self._name = name
         self._log = log.bind(stream=name)
-        self._process: Process | None = None
+        self._process: Link | None = None
         self._fetching: asyncio.Task[None] | None = None
         self._queue: deque[_Queued] = deque()
         self._queue_bytes = 0
@@ -119,7 +121,7 @@ class Job:
         self._done_units = 0
         self._progressed = time.monotonic()
         self._done = asyncio.Event()
-        self._retired: set[Process] = set()
+        self._retired: set[Link] = set()
         """Workers that are handing over their last packets."""
 
     @property
@@ -136,7 +138,7 @@ class Job:
     async def start(self) -> None:
         """Fetch the first worker. Raises `WorkerError`."""
         if self._state is not State.IDLE:
-            self._attach(await self._take())
+            self._attach(await self._take(False))
 
     # -- input ------------------------------------------------------------------------------------------------
 
@@ -300,7 +302,7 @@ class Job:
 
     # -- workers ----------------------------------------------------------------------------------------------
 
-    def _attach(self, process: Process) -> None:
+    def _attach(self, process: Link) -> None:
         self._process = process
         process.on_message = self._on_message
         process.on_writable = self._on_writable
@@ -321,7 +323,7 @@ class Job:
 
     async def _fetch_one(self) -> None:
         try:
-            process = await self._take()
+            process = await self._take(bool(self._crashes))
         except WorkerError as error:
             self._fetching = None
             self._give_up(error.text, "")
@@ -357,7 +359,7 @@ class Job:
         while self._crashes and self._crashes[0] < now - self._settings.crash_window_s:
             self._crashes.popleft()
         self._bump(restarts=1)
-        self._log.warning("worker_lost", pid=process.pid, reason=reason, worker_log=process.log)
+        self._log.warning("worker_lost", pid=process.pid, place=process.place, reason=reason, worker_log=process.log)
         self._drop_queue()
         self._queue.clear()
         if len(self._crashes) >= self._settings.crashes:
@@ -461,6 +463,7 @@ class Job:
                 "overruns": stats.overruns,
                 "dropped_packets": stats.dropped_packets,
                 "worker_pid": stats.worker_pid,
+                "worker_place": self._process.place if self._process else "",
             }
         )
 

@@ -2,8 +2,8 @@
 
 | way | message | payload |
 |---|---|---|
-| to worker | `Open`, `Change`, `Describe`, `Unit`, `Mark`, `Hole`, `Close` | `Unit`: coded frame |
-| to core | `Hello`, `Made`, `Encoded`, `Progress`, `Picture`, `Notice`, `Done` | `Encoded`: frame; `Picture`: JPEG |
+| to worker | `Admitted`, `Open`, `Change`, `Describe`, `Unit`, `Mark`, `Hole`, `Close` | `Unit`: coded frame |
+| to core | `Join`, `Hello`, `Made`, `Encoded`, `Progress`, `Picture`, `Notice`, `Done` | `Encoded`: frame, `Picture` |
 """
 
 from __future__ import annotations
@@ -87,6 +87,24 @@ class Hello(_Message, tag="hello", frozen=True):
     pid: int
 
 
+class Join(_Message, tag="join", frozen=True):
+    """The first word over a network: a machine offers one worker. `Admitted` answers it."""
+
+    version: int
+    token: str
+    machine: str
+    cpus: int
+    encoders: dict[str, tuple[str, ...]]
+    """By codec: the hardware encoders that were tried there and work, best first."""
+
+
+class Admitted(_Message, tag="admitted", frozen=True):
+    """The answer to `Join`; with a slug it is a refusal, and the connection ends."""
+
+    slug: str = ""
+    text: str = ""
+
+
 class Made(_Message, tag="made", frozen=True):
     """From now on the packets of `rendition` have this track, number `key`."""
 
@@ -134,7 +152,22 @@ class Done(_Message, tag="done", frozen=True):
 
 
 Message = (
-    Open | Change | Describe | Unit | Mark | Hole | Close | Hello | Made | Encoded | Progress | Picture | Notice | Done
+    Open
+    | Change
+    | Describe
+    | Unit
+    | Mark
+    | Hole
+    | Close
+    | Join
+    | Admitted
+    | Hello
+    | Made
+    | Encoded
+    | Progress
+    | Picture
+    | Notice
+    | Done
 )
 
 

@@ -7,9 +7,11 @@ import asyncio
 import structlog
 
 from transcode.job import Job, Stats
+from transcode.link import Link
 from transcode.plan import Plan
 from transcode.ports import Sink
 from transcode.process import Process, WorkerError
+from transcode.remote import Guests
 from transcode.settings import TranscodeSettings
 
 log = structlog.get_logger(__name__)
@@ -23,8 +25,10 @@ RETRY_S = 5.0
 class Pool:
     """Opens jobs. `start` before the first, `stop` after the last; both on the core's event loop."""
 
-    def __init__(self, settings: TranscodeSettings) -> None:
+    def __init__(self, settings: TranscodeSettings, guests: Guests | None = None) -> None:
+        """`guests`: workers on other machines, taken before those of this one."""
         self._settings = settings
+        self._guests = guests
         self._jobs: set[Job] = set()
         self._spare: Process | None = None
         self._warming: asyncio.Task[None] | None = None
@@ -75,8 +79,10 @@ class Pool:
         self._jobs.add(job)
         return job
 
-    async def _take(self) -> Process:
-        """The spare, or a fresh worker. Raises `WorkerError`."""
+    async def _take(self, local: bool) -> Link:
+        """A guest unless `local`, else the spare, else a fresh worker. Raises `WorkerError`."""
+        if not local and self._guests is not None and (guest := self._guests.take()) is not None:
+            return guest
         warming = self._warming
         if self._spare is None and warming is not None:
             if self._pausing:  # the last spare died: whoever needs a worker now does not sit out that pause

@@ -1,4 +1,4 @@
-"""A worker process as the core sees it: start, send, receive, end. Knows the wire, not the job."""
+"""A worker process on this machine: start, watch, end."""
 
 from __future__ import annotations
 
@@ -9,24 +9,16 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
-from typing import cast
 
-import structlog
-
-from media.errors import HeadraceError, ProtocolError
+from media.errors import HeadraceError
 from transcode import messages as m
+from transcode.link import Link
 from transcode.settings import TranscodeSettings
-from transcode.wire import Decoder, frame
-
-log = structlog.get_logger(__name__)
 
 START_TIMEOUT_S = 20.0
 """A loaded machine needs seconds to import libav; a worker that needs longer than this is of no use."""
 LOG_LINES = 40
 LOG_LINE_BYTES = 400
-HIGH_WATER_BYTES = 256 * 1024
-"""What the transport may hold; more waits in the job's queue, where it can still be dropped."""
 
 
 class WorkerError(HeadraceError):
@@ -35,26 +27,32 @@ class WorkerError(HeadraceError):
     default_slug = "worker_failed"
 
 
-class Process(asyncio.Protocol):
+async def spawn(settings: TranscodeSettings, sock: socket.socket, stderr: int | None) -> asyncio.subprocess.Process:
+    """Start `python -m transcode worker` on its end of a socket pair. Raises OSError."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "transcode", "worker",
+        "--fd", str(sock.fileno()),
+        "--memory-bytes", str(settings.memory_bytes),
+        "--nice", str(settings.nice),
+        pass_fds=(sock.fileno(),),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=stderr,
+        start_new_session=True,
+        env={"SVT_LOG": "1", **os.environ},  # SVT-AV1: errors only, not its banner
+    )  # fmt: skip
+
+
+class Process(Link):
     """One worker process and its socket."""
 
     def __init__(self) -> None:
-        self.on_message: Callable[[m.Message, bytes], None] = lambda message, payload: None
-        self.on_writable: Callable[[], None] = lambda: None
-        self.on_exit: Callable[[str], None] = lambda reason: None
-        """Called once, with the reason in words, when the process is gone and all it said was read."""
-        self.pid = 0
-        self.writable = True
-        self.exited = False
-        self.exit_reason = ""
+        super().__init__()
         self._hello: asyncio.Future[m.Hello] = asyncio.get_running_loop().create_future()
         self._closed = asyncio.Event()
-        self._decoder = Decoder()
-        self._transport: asyncio.Transport | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         self._watch: asyncio.Task[None] | None = None
-        self._why = ""
 
     @classmethod
     async def start(cls, settings: TranscodeSettings) -> Process:
@@ -63,18 +61,7 @@ class Process(asyncio.Protocol):
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "transcode", "worker",
-                    "--fd", str(theirs.fileno()),
-                    "--memory-bytes", str(settings.memory_bytes),
-                    "--nice", str(settings.nice),
-                    pass_fds=(theirs.fileno(),),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.PIPE,
-                    start_new_session=True,
-                    env={"SVT_LOG": "1", **os.environ},  # SVT-AV1: errors only, not its banner
-                )  # fmt: skip
+                self._process = await spawn(settings, theirs, asyncio.subprocess.PIPE)
         except OSError as error:
             ours.close()
             raise WorkerError(f"A transcode worker cannot be started: {error}.") from error
@@ -105,11 +92,6 @@ class Process(asyncio.Protocol):
         """The last lines that the worker wrote to stderr."""
         return "\n".join(self._lines)
 
-    def send(self, message: m.Message, payload: bytes = b"") -> None:
-        """Hand to the transport; look at `writable` first. Ignored when the process is gone."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.writelines(frame(message, payload))
-
     def kill_soon(self, why: str) -> None:
         """SIGKILL; `on_exit` follows, with `why` as the reason."""
         self._why = self._why or why
@@ -117,11 +99,6 @@ class Process(asyncio.Protocol):
             # Not `Process.kill`: it polls first, and takes the exit code away from asyncio's own watcher.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-
-    async def kill(self, why: str = "closed") -> None:
-        """SIGKILL, and wait until it is gone."""
-        self.kill_soon(why)
-        await self.wait()
 
     async def wait(self) -> None:
         """Until the process is gone."""
@@ -149,29 +126,11 @@ class Process(asyncio.Protocol):
             self._hello.exception()
         self.on_exit(self.exit_reason)
 
-    # -- asyncio.Protocol -------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(HIGH_WATER_BYTES)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for message, payload in self._decoder.feed(data):
-                if isinstance(message, m.Hello) and not self._hello.done():
-                    self._hello.set_result(message)
-                else:
-                    self.on_message(message, payload)
-        except ProtocolError as error:
-            log.error("worker_protocol_error", pid=self.pid, error=error.text)
-            self.kill_soon("protocol_error")
-
-    def pause_writing(self) -> None:
-        self.writable = False
-
-    def resume_writing(self) -> None:
-        self.writable = True
-        self.on_writable()
+    def received(self, message: m.Message, payload: bytes) -> None:
+        if isinstance(message, m.Hello) and not self._hello.done():
+            self._hello.set_result(message)
+        else:
+            self.on_message(message, payload)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed.set()

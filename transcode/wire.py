@@ -33,6 +33,8 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self.max_header_bytes = MAX_HEADER_BYTES
+        self.max_payload_bytes = MAX_PAYLOAD_BYTES
 
     def feed(self, data: bytes) -> list[tuple[Message, bytes]]:
         """All frames that are complete now. Raises `ProtocolError`; the decoder is of no use after that."""
@@ -42,7 +44,7 @@ class Decoder:
         position = 0
         while len(buffer) - position >= _SIZES.size:
             header_size, payload_size = _SIZES.unpack_from(buffer, position)
-            if header_size > MAX_HEADER_BYTES or payload_size > MAX_PAYLOAD_BYTES:
+            if header_size > self.max_header_bytes or payload_size > self.max_payload_bytes:
                 raise ProtocolError("A frame of the worker connection is larger than allowed.", slug="frame_too_large")
             start = position + _SIZES.size
             middle = start + header_size
