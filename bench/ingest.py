@@ -2,6 +2,7 @@
 
     python bench/ingest.py [--publishers 1 10] [--protocols rtmp srt] [--seconds 15] [--clip FILE] [--bitrate 6M]
                            [--others] [--out FOLDER]
+    python bench/ingest.py --loss [--latency 200 500] [--seconds 30] [--bitrate 3M]      SRT over bad networks
 
 Ours is a real `headrace serve` with transcoding off: what is received is packaged as CMAF for HLS and DASH. "core" is
 the process in which ingest and packaging run; its idle CPU, measured before the first publisher, is taken off.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -84,15 +86,15 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
         return int(sock.getsockname()[1])
 
 
-def make_clip(ffmpeg: str, folder: Path, bitrate: str) -> Path:
-    """Ten seconds of 720p30 with noise, so that the bitrate is filled, and AAC."""
+def make_clip(ffmpeg: str, folder: Path, bitrate: str, seconds: float = 10) -> Path:
+    """720p30 with noise, so that the bitrate is filled, and AAC."""
     path = folder / "clip.ts"
     video = f"testsrc2=size=1280x720:rate={FRAME_RATE},noise=alls=20:allf=t"
     rate = ("-b:v", bitrate, "-minrate", bitrate, "-maxrate", bitrate, "-bufsize", bitrate)
     subprocess.run(
         [
             *(ffmpeg, "-loglevel", "error", "-f", "lavfi", "-i", video, "-f", "lavfi", "-i", "sine=frequency=440"),
-            *("-t", "10", "-c:v", "libx264", "-preset", "ultrafast", "-g", str(2 * FRAME_RATE), *rate),
+            *("-t", str(seconds), "-c:v", "libx264", "-preset", "ultrafast", "-g", str(2 * FRAME_RATE), *rate),
             *("-pix_fmt", "yuv420p", "-c:a", "aac", "-ar", "48000", "-b:a", "128k", path),
         ],
         check=True,
@@ -289,8 +291,13 @@ async def main() -> None:
     parser.add_argument("--bitrate", default="6M")
     parser.add_argument("--ffmpeg", default=imageio_ffmpeg.get_ffmpeg_exe())
     parser.add_argument("--others", action="store_true")
+    parser.add_argument("--loss", action="store_true", help="pictures lost over SRT on bad networks")
+    parser.add_argument("--latency", type=int, nargs="+", default=[200, 500], metavar="MS", help="of SRT, with --loss")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.loss:
+        await loss(arguments)
+        return
     rows: list[Row] = []
 
     def show(row: Row | None) -> None:
@@ -315,9 +322,30 @@ async def main() -> None:
                     show(await nginx(True, *common))
                 if arguments.others and protocol == "srt":
                     show(await live_transmit(*common))
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "ingest.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    write(arguments.out, "ingest.json", [asdict(row) for row in rows])
+
+
+def write(folder: Path | None, name: str, rows: list[dict[str, Any]]) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+async def loss(arguments: argparse.Namespace) -> None:
+    """`--loss`."""
+    here = str(Path(__file__).resolve().parent)
+    sys.path.remove(here)  # else this very file would be `ingest`
+    importlib.import_module("ingest")
+    sys.path.append(here)
+    import ingest_loss
+
+    with tempfile.TemporaryDirectory() as folder:
+        clip = arguments.clip or make_clip(arguments.ffmpeg, Path(folder), arguments.bitrate, arguments.seconds)
+        count = len(ingest_loss.WEATHERS) * len(arguments.latency)
+        ports = [free_port(socket.SOCK_DGRAM) for _ in range(count)]
+        write(
+            arguments.out, "ingest_loss.json", await ingest_loss.run(arguments.ffmpeg, clip, arguments.latency, ports)
+        )
 
 
 if __name__ == "__main__":
