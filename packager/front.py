@@ -4,18 +4,24 @@ Sound is held until it is certain to which segment it belongs. Cuts come with th
 
 | | sound passes up to |
 |---|---|
-| there is video | the video's front |
+| there is video | the video's front, however far behind the sound it is |
 | there is no video rendition | the newest frame: sound decides the cuts itself |
-| video is silent | the newest frame less `audio_wait_s`, and a cut is invented where video would have cut |
+| video is silent, counted by arrival | the newest frame less `audio_wait_s`; cuts are invented where video would cut |
+| video is back, later than a segment may last | the same, up to the cut where it is back |
 | the publisher was away and is back | where it came back; what is later waits for the cut there |
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
+
 from media.clock import VIDEO_TIMESCALE, rescale
+from media.cut import Cut
 from media.packet import Packet
 from packager.cuts import ORIGIN_S, Cuts
 from packager.lane import Event
+from packager.model import Boundary
 from packager.segmenter import Audio
 from packager.settings import PackagerSettings
 
@@ -26,19 +32,22 @@ _ORIGIN = ORIGIN_S * VIDEO_TIMESCALE
 
 
 class Front:
-    """One per presentation. Times in 90 kHz."""
+    """One per presentation. Times in 90 kHz; `clock` in steady seconds."""
 
-    def __init__(self, cuts: Cuts, settings: PackagerSettings) -> None:
+    def __init__(self, cuts: Cuts, settings: PackagerSettings, clock: Callable[[], float]) -> None:
         self.own_cuts = 0
         """Cuts that were invented."""
         self._cuts = cuts
         self._settings = settings
+        self._clock = clock
         self.restart()
 
     def restart(self) -> None:
         """Another broadcast begins."""
         self._begin = self._end = -_ORIGIN
         self._barrier: int | None = None
+        self._due = math.inf
+        """When the next picture will be overdue."""
 
     @property
     def pts(self) -> int:
@@ -49,19 +58,23 @@ class Front:
         """A packet of any video rendition."""
         if packet.dts > self._begin:
             self._begin, self._end = packet.dts, packet.dts + packet.duration
+        usual_s = min(packet.duration / packet.track.timescale, self._settings.segment_s / 2)
+        self._due = self._clock() + usual_s + self._settings.audio_wait_s
 
     def interrupted(self, pts: int) -> None:
         """The publisher was away and is back: what is shown from `pts` on belongs to the next cut."""
         self._barrier = pts + _ORIGIN
 
-    def cut(self) -> None:
-        """A cut has come."""
-        self._barrier = None
-
     def pass_on(self, audio: Audio, has_video: bool) -> list[Event]:
         """Let those frames of an audio rendition through that may go."""
-        safe = self._safe() if has_video else None
-        return audio.pump(safe, self._settings.audio_wait_s, self._barrier)
+        if not has_video:
+            return audio.pump(None, None, self._barrier)
+        return audio.pump(self._safe(), self._settings.audio_wait_s if self._silent else None, self._barrier)
+
+    @property
+    def _silent(self) -> bool:
+        """Whether video has stopped. What counts is when packets come: many sources send sound seconds ahead."""
+        return self._clock() > self._due
 
     def _safe(self) -> int:
         front, end = self._begin + _ORIGIN, self._end + _ORIGIN
@@ -75,10 +88,21 @@ class Front:
     def guard(self, packet: Packet) -> None:
         """Audio goes on while video is silent: cut where video would have, so that no segment grows too long."""
         last = self._cuts.last
-        if last is None or not self._cuts.started or self._barrier is not None:
+        if last is None or not self._cuts.started or self._barrier is not None or not self._silent:
             return
         pts = rescale(packet.pts, packet.track.timescale, VIDEO_TIMESCALE) + _ORIGIN
-        longest_s = self._settings.segment_s + MAX_STRETCH_S + self._settings.audio_wait_s
-        while pts - last.pts > longest_s * VIDEO_TIMESCALE:
+        self._invent(last, pts - int(self._settings.audio_wait_s * VIDEO_TIMESCALE))
+
+    def cut(self, cut: Cut, audios: Iterable[Audio]) -> None:
+        """A cut is about to be added. Sound that went on since the last one gets those that video left out."""
+        last = self._cuts.last
+        heard = [rescale(a.held[-1].pts, a.held[-1].track.timescale, VIDEO_TIMESCALE) for a in audios if a.held]
+        if last is not None and self._cuts.started and self._barrier is None and heard:
+            self._invent(last, min(cut.pts, max(heard)) + _ORIGIN)
+        self._barrier = None
+
+    def _invent(self, last: Boundary, until: int) -> None:
+        longest = int((self._settings.segment_s + MAX_STRETCH_S) * VIDEO_TIMESCALE)
+        while until - last.pts > longest:
             last = self._cuts.invent(self._settings.segment_s)
             self.own_cuts += 1

@@ -69,7 +69,7 @@ class Presentation(View):
         self._reel = Reel(archive, playback_id, self.epoch) if archive is not None and dvr_window_s > 0 else None
         self._keeper = Keeper(self.shelves, settings, self._reel, self.dvr_window_s)
         self.dropped_packets = 0
-        self._front = Front(self._cuts, settings)
+        self._front = Front(self._cuts, settings, clock)
         self._lanes: dict[str, Video | Audio] = {}
         self._audio: list[tuple[str, Audio]] = []
         self._lockstep: Lockstep | None = None
@@ -109,10 +109,10 @@ class Presentation(View):
 
     def cut(self, cut: Cut) -> None:
         """A segment starts at `cut`; called before the packets that belong to it."""
+        self._front.cut(cut, (audio for _, audio in self._audio))
         self._cuts.add(cut)
         for name in self._sleepers.asleep:
             self.shelves[name].fade(self._clock())
-        self._front.cut()
         self._pump()
 
     def pause(self) -> None:
@@ -218,12 +218,18 @@ class Presentation(View):
         last = self._cuts.last
         assert self._grid is not None
         self._lockstep = None
+        for name, shelf in self.shelves.items():
+            if last is not None and name not in self._sleepers:
+                shelf.pad(last.msn, self._cuts.get, self.settings.segment_s, self._clock())
         for name, old in list(self._lanes.items()):
             above = last.msn if last else -1
             self._lanes[name] = lane(
                 old.rendition, self._cuts, self._grid, self.epoch, above, self._fresh(old.rendition)
             )
             self._steps().join(name)
+        for name in self._sleepers:
+            self.shelves[name].clear(self._clock())  # what comes next does not follow on what it has
+        self._sleepers.forget()
         self._audio = [(name, a) for name, a in self._lanes.items() if isinstance(a, Audio)]
         self._front.restart()
         self._published = 0

@@ -30,8 +30,9 @@ from packager.grid import JITTER_S, Grid, nominal_rate
 from packager.lane import Event, Lane
 from packager.model import Boundary
 
-MAX_HELD = 500
-"""Audio frames that wait for the first cut after an interruption: ten seconds, more than keyframes should be apart."""
+MAX_HELD = 1500
+"""Audio frames that wait for their cut, half a minute: sound may come far ahead of the picture, and after an
+interruption the first cut lies as far away as the next keyframe. Beyond it the oldest are dropped, counted."""
 
 
 class Video(Lane):
@@ -123,10 +124,10 @@ class Audio(Lane):
         """Take one packet; `pump` lets it through."""
         self.held.append(packet)
 
-    def pump(self, safe_90k: int | None, wait_s: float, barrier_90k: int | None = None) -> list[Event]:
+    def pump(self, safe_90k: int | None, wait_s: float | None = None, barrier_90k: int | None = None) -> list[Event]:
         """Let frames through. All cuts at or before `safe_90k` are known (None: those before the newest frame, for
-        audio decides the cuts itself); frames `wait_s` older than the newest go through without that certainty.
-        None passes `barrier_90k`: there something else begins, at a cut that is still to come."""
+        audio decides the cuts itself); with `wait_s`, frames so much older than the newest go through without that
+        certainty. None passes `barrier_90k`: there something else begins, at a cut that is still to come."""
         held = self.held
         if not held:
             return []
@@ -134,14 +135,15 @@ class Audio(Lane):
         scale = held[0].track.timescale
         safe = held[-1].pts
         if safe_90k is not None:
-            safe = max(safe - int(wait_s * scale), rescale(safe_90k, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale)
+            certain = rescale(safe_90k, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale
+            safe = certain if wait_s is None else max(safe - int(wait_s * scale), certain)
         if barrier_90k is not None:
             safe = min(safe, rescale(barrier_90k, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale)
-            while len(held) > MAX_HELD:
-                held.popleft()
-                self.dropped_packets += 1
         while held and held[0].pts + held[0].duration // 2 <= safe:
             self._frame(held.popleft(), events)
+        while len(held) > MAX_HELD:
+            held.popleft()
+            self.dropped_packets += 1
         return events
 
     def lose(self) -> list[Event]:

@@ -12,14 +12,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
-from media.clock import VIDEO_TIMESCALE
+from media.clock import VIDEO_TIMESCALE, rescale
 from media.rendition import Rendition
 from packager.archive import Reel
 from packager.lane import Closed, Event, Made, Missed, Opened
-from packager.model import Init, Part, Segment, Window
+from packager.model import Boundary, Init, Part, Segment, Window
 
 MIN_LISTED = 6
 """APPLE 8.11: a live playlist holds at least six segments."""
@@ -134,6 +135,20 @@ class Shelf:
         while self.listed:
             self.unlist(now)
         self.first_msn = None
+
+    def pad(self, until_msn: int, cut: Callable[[int], Boundary | None], segment_s: int, now: float) -> None:
+        """List gaps up to `until_msn`, so that the next number follows on; where a cut is forgotten, list nothing."""
+        while self.listed and self.listed[-1].msn < until_msn:
+            last = self.listed[-1]
+            boundary, following = cut(last.msn + 1), cut(last.msn + 2)
+            if boundary is None:
+                self.clear(now)
+                return
+            start = rescale(boundary.pts, VIDEO_TIMESCALE, last.timescale)
+            length = segment_s * last.timescale
+            if following is not None and following.pts > boundary.pts:
+                length = rescale(following.pts, VIDEO_TIMESCALE, last.timescale) - start
+            self._list(Segment(boundary, last.init, last.timescale, start, length, (), complete=True, gap=True), now)
 
     def fade(self, now: float) -> None:
         """A segment has passed of which nothing was made here: the oldest that is listed goes, as it always does."""

@@ -52,6 +52,11 @@ class Sleepers:
         self._waking[name] = now
         return True
 
+    def forget(self) -> None:
+        """All are awake."""
+        self.asleep.clear()
+        self._waking.clear()
+
     def keep(self, names: Collection[str]) -> None:
         """Those that are asleep under other names are expected no more."""
         self.asleep = {name: init for name, init in self.asleep.items() if name in names}

@@ -268,6 +268,31 @@ def test_another_broadcast_goes_on_counting(studio: SimpleNamespace) -> None:
     assert presentation.windows["audio"].discontinuity_sequence == 1
 
 
+def test_a_rung_that_slept_is_awake_in_the_broadcast_after_it(studio: SimpleNamespace) -> None:
+    times = [n * 3000 for n in range(600)]
+    keys, cuts = grid_keys(times)
+    feeds = ladder(studio, Fraction(30), times, keys, 20)
+    lag = {"720p": 0.4, "360p": 0.3}
+    clock = studio.Clock()
+    presentation = Presentation("x", PackagerSettings(), clock=clock, wall_us=clock.wall_us)
+    follower = Follower(presentation)
+    presentation.declare([feed.rendition for feed in feeds])
+    for at, name, item in studio.script(feeds, cuts, lag):
+        if at > 15 and not presentation.sleeps("360p"):
+            assert presentation.sleep("360p")
+        if name != "360p" or at < 15:
+            studio.play(presentation, [(at, name, item)], clock, end=False)
+    presentation.restart()
+    assert not presentation.sleeps("360p")
+    presentation.declare([feed.rendition for feed in feeds])
+    for at, name, item in studio.script(feeds, cuts, lag):
+        studio.play(presentation, [(at + 30, name, item)], clock, end=False)
+        follower.look()
+    assert follower.violations == []
+    assert [s.msn for s in presentation.windows["360p"].segments] == list(range(10, 19))
+    assert presentation.sleep("360p")
+
+
 def test_video_that_falls_silent_does_not_stop_the_sound(studio: SimpleNamespace) -> None:
     times = [n * 3000 for n in range(300)]
     keys, cuts = grid_keys(times)
@@ -276,6 +301,22 @@ def test_video_that_falls_silent_does_not_stop_the_sound(studio: SimpleNamespace
     assert follower.presentation.own_cuts > 10
     assert follower.violations == []
     assert follower.presentation.windows["audio"].last_complete >= 17
+
+
+@pytest.mark.parametrize("ahead", [1.5, 5, 12])
+def test_sound_that_comes_far_ahead_of_the_picture_is_cut_with_it(studio: SimpleNamespace, ahead: float) -> None:
+    times = [n * 3000 for n in range(900)]
+    keys, cuts = grid_keys(times)
+    feeds = ladder(studio, Fraction(30), times, keys, 30)
+    follower = follow(studio, feeds, cuts, {"audio": -ahead})
+    shown = follower.presentation
+    assert follower.violations == []
+    assert shown.own_cuts == 0
+    sound, picture = shown.windows["audio"].segments, shown.windows["source"].segments
+    assert [s.msn for s in sound] == [s.msn for s in picture]
+    for one, other in zip(sound, picture, strict=True):
+        assert abs(one.start / one.timescale - other.start / other.timescale) <= 1024 / 48_000
+        assert sum(part.samples for part in one.parts) >= 93
 
 
 def test_renditions_stay_in_step(studio: SimpleNamespace) -> None:
