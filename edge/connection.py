@@ -37,12 +37,14 @@ _CLOSE: Fields = ((b"connection", b"close"),)
 class Connection(asyncio.Protocol):
     """See the module. Implements `edge.reader.Sink`."""
 
+    protocol = "HTTP/1.1"
     __slots__ = (
         "_buffer",
         "_chunked",
         "_feeding",
         "_heads",
         "_keep_alive",
+        "_log",
         "_server",
         "_site",
         "_stats",
@@ -64,6 +66,7 @@ class Connection(asyncio.Protocol):
         self._site = server.site
         self._stats = server.stats
         self._heads = server.heads
+        self._log = server.log
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._feeding = False
@@ -134,6 +137,8 @@ class Connection(asyncio.Protocol):
             if coding not in found.packed:
                 return False
             found = found.squeezed(coding)
+        if self._log is not None and self._log.due():
+            return False
         if now >= found.wire_until:
             found.prepare(now)
         self.last = now
@@ -241,11 +246,12 @@ class Connection(asyncio.Protocol):
         self.busy = True
         self._keep_alive = asked.keep_alive and not self._server.draining
         self._chunked = not asked.http10
+        sink = self if self._log is None else self._server.tap(self, self, asked)
         refusal = self._server.check(self, asked, now)
         if refusal is not None:
-            self._site.refuse(self, *refusal, request=asked)
+            self._site.refuse(sink, *refusal, request=asked)
         else:
-            self._site.handle(asked, self)
+            self._site.handle(asked, sink)
 
     def _refuse(self, status: int, slug: str) -> None:
         """Answer an error and close, without having a request that could be answered."""
@@ -256,6 +262,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()  # in the middle of another answer there is no place for this one
             return
         self._keep_alive = False
+        if self._log is not None:
+            self._log.broken(self.address, status, slug)
         self._site.refuse(self, status, slug)
 
     # The sink of one answer.

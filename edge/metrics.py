@@ -31,6 +31,8 @@ _COUNTERS = (
     ("slow_viewers", "headrace_edge_slow_viewers_total", "Viewers cut because they took too little for too long"),
     ("queue_drops", "headrace_edge_queue_drops_total", "Fetches refused because too many waited for a connection"),
     ("evictions", "headrace_edge_evictions_total", "Objects pushed out of memory"),
+    ("log_lines", "headrace_edge_access_log_lines_total", "Lines written to the access log"),
+    ("log_drops", "headrace_edge_access_log_drops_total", "Lines that the access log had no room or no disk for"),
     ("restarts", "headrace_edge_worker_restarts_total", "Workers replaced after they died"),
 )
 _GAUGES = (

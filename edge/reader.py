@@ -19,8 +19,11 @@ class Sink(Protocol):
     """Where one answer goes: an HTTP/1.1 connection whose turn it is, or an HTTP/2 stream."""
 
     reader: Reader | None
-    paused: bool
-    """The viewer does not take what was written: write no more until `reader.wake()`."""
+
+    @property
+    def paused(self) -> bool:
+        """The viewer does not take what was written: write no more until `reader.wake()`."""
+        ...
 
     def respond(self, status: int, fields: Fields, body: Buffer, length: int | None) -> None:
         """A whole answer. `length` is what Content-Length says; None leaves it out (204, 304)."""

@@ -7,19 +7,17 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
-
+from edge.access_log import AccessLog
 from edge.connection import Connection
 from edge.h2 import request as h2_request
 from edge.h2.connection import H2Connection
 from edge.heads import Heads
+from edge.reader import Sink
 from edge.request import Request
 from edge.settings import EdgeSettings
 from edge.site import Site
 from edge.stats import Stats
 from edge.viewers import Viewers
-
-log = structlog.get_logger(__name__)
 
 COUNT_EVERY_S = 5.0
 """How often a connection goes the long way to be counted as a viewer."""
@@ -32,6 +30,9 @@ class Peer(Protocol):
 
     address: str
     counted_until: float
+
+    @property
+    def protocol(self) -> str: ...
 
     @property
     def waiting(self) -> int: ...
@@ -65,11 +66,14 @@ class _Address:
 class Server:
     """Shared by all connections of a worker."""
 
-    def __init__(self, settings: EdgeSettings, site: Site, stats: Stats, viewers: Viewers) -> None:
+    def __init__(
+        self, settings: EdgeSettings, site: Site, stats: Stats, viewers: Viewers, log: AccessLog | None = None
+    ) -> None:
         self.settings, self.site, self.stats, self.viewers = settings, site, stats, viewers
         self.heads = Heads(frozenset(settings.query_keys), settings.max_target_bytes)
         keys = frozenset(settings.query_keys)
         self.blocks = h2_request.Reader(keys, settings.max_target_bytes, settings.max_head_bytes)
+        self.log = log
         self.connections: set[Peer] = set()
         self.draining = False
         self._addresses: dict[str, _Address] = {}
@@ -120,6 +124,11 @@ class Server:
         if self.short_path:
             connection.counted_until = now + COUNT_EVERY_S
         return None
+
+    def tap(self, connection: Peer, sink: Sink, asked: Request) -> Sink:
+        """`sink`, with the access log looking on. Only where there is one."""
+        assert self.log is not None
+        return self.log.tap(sink, asked, self.address(connection, asked), connection.protocol)
 
     def address(self, connection: Peer, asked: Request) -> str:
         """The viewer's address: the peer, or what a trusted proxy in front says."""

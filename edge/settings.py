@@ -77,4 +77,14 @@ class EdgeSettings(BaseModel):
         None, description="JSON Web Key Set of viewer token keys (HS256, ES256, EdDSA), reloaded when the file changes."
     )
     token_required: bool = Field(False, description="Whether every stream wants a viewer token.")
+    access_log: str = Field(
+        "",
+        description="File for a line of JSON per answer, without tokens; `stderr`; empty: none. It may be moved away "
+        "(logrotate) at any time: a new one is made within a second.",
+    )
+    access_log_rate: float = Field(
+        1.0, ge=0, le=1, description="Part of the answers that are logged. Logged ones cost more than others."
+    )
+    access_log_error_rate: float = Field(1.0, ge=0, le=1, description="Part of the errors (400 and up) logged.")
+
     viewer_window_s: float = Field(15.0, gt=0, description="A viewer counts for so long after the last request.")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
-from edge import pages
+from edge import access_log, pages
 from edge.cache import Cache, vary_key
 from edge.coalesce import Coalescer, Flight, error_entry
 from edge.entry import CORS, Entry, Fields, server_timing
@@ -123,6 +123,7 @@ class Site:
 
     def refuse(self, sink: Sink, status: int, slug: str, *, request: Request | None = None) -> None:
         """An error of the edge's own."""
+        access_log.refused(sink, slug)
         entry = error_entry("", status, slug, self.clock(), self.settings.name, self._wall())
         body = b"" if request is not None and request.head_only else entry.body
         sink.respond(status, entry.fields, body, len(entry.body))

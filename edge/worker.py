@@ -22,6 +22,7 @@ from typing import Any
 import structlog
 
 from edge import metrics, tls
+from edge.access_log import AccessLog
 from edge.cache import Cache
 from edge.coalesce import Coalescer
 from edge.server import Server
@@ -92,7 +93,11 @@ class Worker:
         if settings.token_keys is not None:
             self.guard = TokenGuard(settings.token_keys, required=settings.token_required)
         self.site = Site(settings, self.cache, self.coalescer, self.stats, loop.time, time.time, self.guard)
-        self.server = Server(settings, self.site, self.stats, self.viewers)
+        self.log = None
+        if settings.access_log:
+            rates = settings.access_log_rate, settings.access_log_error_rate
+            self.log = AccessLog(settings.access_log, *rates, loop.time, time.time)
+        self.server = Server(settings, self.site, self.stats, self.viewers, self.log)
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         """Set once viewers can connect."""
@@ -113,6 +118,8 @@ class Worker:
             tasks = [group.create_task(self._tick()), group.create_task(self._pack_pages())]
             if context is not None:
                 tasks.append(group.create_task(tls.watch(context, self._settings)))
+            if self.log is not None:
+                tasks.append(group.create_task(self.log.run()))
             self.ready.set()
             await self._stop.wait()
             for listener in listeners:
@@ -128,6 +135,8 @@ class Worker:
             control.close()
         await self.coalescer.close()
         self.upstream.close()
+        if self.log is not None:
+            await self.log.close()
 
     async def _listen(self) -> tuple[list[asyncio.Server], ssl.SSLContext | None]:
         settings, orders = self._settings, self._orders
@@ -187,6 +196,8 @@ class Worker:
             "cache_bytes": self.cache.bytes,
             "evictions": self.cache.evictions,
         }
+        if self.log is not None:
+            gauges |= {"log_lines": self.log.lines, "log_drops": self.log.drops}
         return metrics.Snapshot(
             self.stats.snapshot(), gauges, self.viewers.snapshot(), self.coalescer.latency.snapshot()
         )

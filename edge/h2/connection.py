@@ -81,9 +81,11 @@ class Answer:
 class H2Connection(asyncio.Protocol):
     """See the module. A `core.Handler`."""
 
+    protocol = "HTTP/2"
     __slots__ = (
         "_frames_at",
         "_inside",
+        "_log",
         "_loop",
         "_moved_at",
         "_partial_at",
@@ -106,6 +108,7 @@ class H2Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self._server, self._site, self._stats = server, server.site, server.stats
         self._reader = server.blocks
+        self._log = server.log
         self.core = Core(self, server.settings.max_head_bytes)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -276,13 +279,16 @@ class H2Connection(asyncio.Protocol):
         return answer
 
     def _handle(self, asked: Request, answer: Answer) -> None:
+        sink = answer if self._log is None else self._server.tap(self, answer, asked)
         refusal = self._server.check(self, asked, self.last)
         if refusal is not None:
-            self._site.refuse(answer, *refusal, request=asked)
+            self._site.refuse(sink, *refusal, request=asked)
         else:
-            self._site.handle(asked, answer)
+            self._site.handle(asked, sink)
 
     def _refuse(self, answer: Answer, status: int, slug: str) -> None:
+        if self._log is not None:
+            self._log.broken(self.address, status, slug)
         self._site.refuse(answer, status, slug)
 
     def _short(self, number: int, asked: Request) -> bool:
@@ -297,6 +303,8 @@ class H2Connection(asyncio.Protocol):
                 return False
             found.used = True
             found = found.squeezed(asked.coding)
+        if self._log is not None and self._log.due():
+            return False
         size = len(found.body)
         if not core.fits(size) or not size or self.paused:
             return False
