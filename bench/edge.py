@@ -25,22 +25,22 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-if sys.path[0] == str(Path(__file__).resolve().parent):
-    del sys.path[0]  # else this very file would be `edge`
+HERE = sys.path.pop(0)  # else this very file would be `edge`
 
-from edge.settings import EdgeSettings
-from edge.supervisor import EdgePool
+import edge  # noqa: E402, F401
 
+sys.path.append(HERE)
+
+from servers import Options, Target, certificate, cpu_s, makers  # noqa: E402
+
+OPTIONS = Options(edge={}, nginx="proxy_cache_use_stale updating error timeout;")
 OBJECTS = {"playlist": 1_500, "part": 60_000, "segment": 750_000}
 MODES = {
     "same": ("playlist", "part", "segment"),
@@ -74,15 +74,6 @@ end
 """,
 }
 CONNECTIONS = 64
-TICK = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass
-class Target:
-    name: str
-    port: int
-    tls_port: int
-    pids: list[int]
 
 
 @dataclass
@@ -116,112 +107,6 @@ async def origin() -> tuple[asyncio.Server, int]:
     return server, server.sockets[0].getsockname()[1]
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def children(pid: int) -> list[int]:
-    """Process ids of `pid` and everything below it."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += children(int(child))
-    return found
-
-
-async def wait_open(port: int) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.05)
-            else:
-                writer.close()
-                return
-
-
-@contextlib.asynccontextmanager
-async def ours(upstream: int, folder: Path) -> AsyncIterator[Target]:
-    files = {"certificate": folder / "cert.pem", "private_key": folder / "key.pem"}
-    settings = EdgeSettings(host="127.0.0.1", port=0, tls_port=0, workers=1, **files)
-    pool = EdgePool(settings, f"http://127.0.0.1:{upstream}")
-    await pool.start()
-    try:
-        yield Target("headrace", pool.port, pool.tls_port, pool.pids)
-    finally:
-        await pool.stop()
-
-
-@contextlib.asynccontextmanager
-async def nginx(upstream: int, folder: Path) -> AsyncIterator[Target]:
-    port, tls_port = free_port(), free_port()
-    (folder / "cache").mkdir(exist_ok=True)
-    (folder / "nginx.conf").write_text(f"""
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log warn; user root;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 10000000;
-  open_file_cache max=1000 inactive=300s; open_file_cache_valid 300s;
-  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  proxy_cache_path {folder}/cache levels=1:2 keys_zone=c:10m max_size=1g use_temp_path=off;
-  upstream o {{ server 127.0.0.1:{upstream}; keepalive 16; }}
-  server {{
-    listen 127.0.0.1:{port} backlog=4096;
-    listen 127.0.0.1:{tls_port} ssl http2 backlog=4096;
-    ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.3;
-    location / {{
-      proxy_pass http://o; proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_cache c; proxy_cache_lock on; proxy_cache_use_stale updating error timeout;
-      add_header X-Cache $upstream_cache_status; add_header Access-Control-Allow-Origin *;
-    }}
-  }}
-}}""")
-    process = await asyncio.create_subprocess_exec(
-        "nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        await wait_open(port)
-        yield Target("nginx", port, tls_port, children(process.pid))
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-@contextlib.asynccontextmanager
-async def varnish(upstream: int, folder: Path) -> AsyncIterator[Target]:
-    port = free_port()
-    (folder / "one.vcl").write_text(f'vcl 4.1;\nbackend o {{ .host = "127.0.0.1"; .port = "{upstream}"; }}\n')
-    process = await asyncio.create_subprocess_exec(
-        *("varnishd", "-F", "-n", str(folder / "v"), "-a", f"127.0.0.1:{port}", "-f", str(folder / "one.vcl")),
-        *("-s", "malloc,256m", "-p", "thread_pools=1", "-j", "none"),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        await wait_open(port)
-        yield Target("varnish", port, 0, children(process.pid))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
-
-
-def cpu_s(pids: list[int]) -> float:
-    total = 0
-    for pid in pids:
-        try:
-            text = Path(f"/proc/{pid}/stat").read_text()
-        except FileNotFoundError:
-            continue  # nginx's cache loader, which ends after a minute without having done anything
-        fields = text.rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICK
-
-
 async def measure(target: Target, mode: str, name: str, seconds: int, folder: Path) -> Result:
     base = f"https://127.0.0.1:{target.tls_port}" if mode in ("tls", "h2") else f"http://127.0.0.1:{target.port}"
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s"]
@@ -248,35 +133,14 @@ async def measure(target: Target, mode: str, name: str, seconds: int, folder: Pa
     return Result(mode, target.name, name, count / took, count / used, count * OBJECTS[name] / used, used / took)
 
 
-def certificate(folder: Path) -> None:
-    """A self-signed one with a P-256 key."""
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"), "-days", "2"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-
-
-Maker = Callable[[int, Path], contextlib.AbstractAsyncContextManager[Target]]
-
-
 async def run(modes: list[str], seconds: int, rounds: int, say: Callable[[str], None]) -> list[Result]:
-    makers: list[Maker] = [ours]
-    if shutil.which("nginx"):
-        makers.append(nginx)
-    if shutil.which("varnishd"):
-        makers.append(varnish)
     results: list[Result] = []
     server, upstream = await origin()
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
         folder = Path(name)
         certificate(folder)
         async with contextlib.AsyncExitStack() as stack:
-            targets = [await stack.enter_async_context(make(upstream, folder)) for make in makers]
+            targets = [await stack.enter_async_context(make(upstream, folder, OPTIONS)) for make in makers()]
             cases = [
                 (mode, item, target)
                 for mode in modes

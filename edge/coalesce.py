@@ -48,6 +48,10 @@ _NOT_FORWARDED = HOP_BY_HOP | {
 }
 
 
+_OF_THE_BODY = frozenset({"etag", "content-encoding", "content-range", "content-md5", "accept-ranges"})
+"""Fields that belong to the stored body and stay as they were when a 304 comes (RFC 9111 3.2)."""
+
+
 class State(Enum):
     ASKED = "asked"
     ARRIVING = "arriving"
@@ -221,19 +225,30 @@ class Coalescer:
     def on_head(self, flight: Flight, status: int, headers: dict[str, str]) -> None:
         """The head of the answer. Raises UpstreamError where it cannot be used."""
         now, wall = self._clock(), self._wall()
-        policy = freshness.policy(status, headers, self._settings.negative_s)
+        policy = self._policy(flight, status, headers)
         age = freshness.initial_age(headers, wall, now - flight.began)
         flight.status, flight.policy, flight.age = status, policy, age
         if status in (500, 502, 503, 504) and self._stands_in(flight, now):
             return
         if status == 304 and flight.old is not None:
-            # The old fields hold, save those that the 304 brings (RFC 9111 3.2); we take the freshness.
-            merged = {**_texts(flight.old.fields), **headers}
-            flight.policy = freshness.policy(flight.old.status, merged, self._settings.negative_s)
+            # The old fields hold, save those that the 304 brings (RFC 9111 3.2).
+            brought = {name: value for name, value in headers.items() if name not in _OF_THE_BODY}
+            merged = {**_texts(flight.old.fields), "via": "", **brought}
+            flight.policy = self._policy(flight, flight.old.status, merged)
+            flight.vary = flight.old.vary
+            flight.fields = viewer_fields(merged, self._settings.name, self._stamp(), flight.old.status, flight.vary)
             return
         if status == 206 or status < 200:
             raise UpstreamError(502, "bad_answer", retry=False)
         self._accept(flight, status, headers)
+
+    def _policy(self, flight: Flight, status: int, headers: dict[str, str]) -> freshness.Policy:
+        authorized = "authorization" in flight.headers
+        negative_s = self._settings.negative_s
+        return freshness.policy(status, headers, negative_s, received=self._wall(), authorized=authorized)
+
+    def _stamp(self) -> bytes:
+        return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(self._wall())).encode()
 
     def _accept(self, flight: Flight, status: int, headers: dict[str, str]) -> None:
         names = tuple(sorted({item.strip().lower() for item in headers.get("vary", "").split(",")} - {"", "*"}))
@@ -242,9 +257,8 @@ class Coalescer:
         flight.vary = tuple(
             name for name in names if name not in _NOT_FORWARDED and (every or name in self._settings.forward_headers)
         )
-        stamp = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(self._wall())).encode()
-        flight.fields = viewer_fields(headers, self._settings.name, stamp, status, flight.vary)
-        length = headers.get("content-length", "")
+        flight.fields = viewer_fields(headers, self._settings.name, self._stamp(), status, flight.vary)
+        length = "0" if status == 204 else headers.get("content-length", "")
         if length.isdigit() and "transfer-encoding" not in headers:
             flight.length = int(length[:18])
             if flight.length > self._settings.max_object_bytes:
@@ -279,12 +293,10 @@ class Coalescer:
         policy = flight.policy
         assert policy is not None
         if flight.status == 304 and flight.old is not None:
-            entry = flight.old
-            fresh = Entry(entry.key, entry.status, (), b"", now=now, age=flight.age)
-            fresh.keep(policy, self._settings.stale_if_error_s, now)
-            entry.renew(fresh, now)
+            entry = flight.old.renewed(flight.fields, now, flight.age)
+            entry.keep(policy, self._settings.stale_if_error_s, now)
             kept = self._cache.entries.get(entry.key)
-            if (kept is None or kept is entry) and policy.store:
+            if (kept is None or kept is flight.old) and policy.store:
                 self._store(flight, entry)
         else:
             body = flight.chunks[0] if len(flight.chunks) == 1 else b"".join(flight.chunks)

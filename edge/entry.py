@@ -160,11 +160,13 @@ class Entry:
         if_error = stale_if_error_s if policy.if_error_s is None else policy.if_error_s
         self.error_until = self.fresh_until + if_error
 
-    def renew(self, other: Entry, now: float) -> None:
-        """Take over the times of a fresh answer about the same bytes (304, or the same validator)."""
-        self.made_at, self.age = now, other.age
-        self.fresh_until, self.revalidate_until = other.fresh_until, other.revalidate_until
-        self.error_until, self.grace_until, self.wire_until = other.error_until, 0.0, 0.0
+    def renewed(self, fields: Fields, now: float, age: float) -> Entry:
+        """The same bytes with the fields and the age of a newer answer about them (a 304); `keep` comes next."""
+        fresh = Entry(self.key, self.status, fields, self.body, now=now, age=age)
+        fresh.vary, fresh.fetched_s, fresh.used = self.vary, self.fetched_s, self.used
+        for coding, variant in self.packed.items():
+            fresh.pack(coding, variant.body)
+        return fresh
 
     def current_age(self, now: float) -> int:
         """RFC 9111 4.2.3, in whole seconds."""

@@ -8,11 +8,16 @@ than the request took; a wrong clock at either end can thus not spoil it either.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 CACHEABLE_BY_DEFAULT = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 """RFC 9110 15.1, without 206: the edge only ever asks for whole objects."""
+UNDERSTOOD = CACHEABLE_BY_DEFAULT | {201, 202, 302, 303, 307, 400, 401, 403, 408, 421, 429, 500, 502, 503, 504}
+"""For `must-understand` (RFC 9111 5.2.2.3): codes that ask nothing of a cache which this one does not do."""
+
+_MEMBER = re.compile(r'([a-z*][a-z0-9_.*-]*)(?:=([-A-Za-z0-9+/=:?*._%"]+))?(?:;[^,]*)?\Z')
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,17 @@ def directives(value: str) -> dict[str, str]:
     return found
 
 
+def targeted(value: str) -> dict[str, str] | None:
+    """`CDN-Cache-Control` (RFC 9213), a dictionary of RFC 8941; None where it is empty or cannot be read."""
+    found: dict[str, str] = {}
+    for item in value.split(","):
+        match = _MEMBER.match(item.strip(" \t"))
+        if match is None or (match[1] in ("max-age", "s-maxage") and seconds(match[2]) is None):
+            return None
+        found[match[1]] = match[2] or ""
+    return found
+
+
 def seconds(value: str | None) -> float | None:
     """A delta-seconds (RFC 9111 1.2.2); None for anything else."""
     if value is None or not (value.isascii() and value.isdigit()):
@@ -56,13 +72,25 @@ def date(value: str | None) -> float | None:
         return None
 
 
-def policy(status: int, headers: dict[str, str], negative_s: float) -> Policy:
-    """What may be done with a response. `headers` have lower-case names."""
+def policy(
+    status: int, headers: dict[str, str], negative_s: float, *, received: float = 0.0, authorized: bool = False
+) -> Policy:
+    """What may be done with a response that came at `received` (Unix seconds). `headers` have lower-case names.
+
+    `authorized`: the origin was told the viewer's `Authorization`, so that the answer may be for that viewer alone.
+    """
     control = directives(headers.get("cache-control", ""))
+    if (ours := targeted(headers.get("cdn-cache-control", ""))) is not None:
+        # What it says to caches of our kind replaces the general fields (RFC 9213 2.2).
+        control, headers = ours, {name: value for name, value in headers.items() if name != "expires"}
     error = status >= 400
     private = "private" in control
     no_store = "no-store" in control
-    lifetime = _lifetime(control, headers)
+    if "must-understand" in control:
+        no_store = status not in UNDERSTOOD
+    if authorized and not control.keys() & {"public", "must-revalidate", "s-maxage"}:
+        private = True  # RFC 9111 3.5
+    lifetime = _lifetime(control, headers, received)
     explicit = lifetime is not None
     if lifetime is None:
         lifetime = negative_s if error else 0.0
@@ -72,19 +100,20 @@ def policy(status: int, headers: dict[str, str], negative_s: float) -> Policy:
     if status >= 500 and not private and not store:
         # A failing origin that forbids storing would be asked anew by every viewer at its worst moment.
         store, lifetime = negative_s > 0, negative_s
-    if headers.get("vary", "").strip() == "*":
-        store = False
+    every = "*" in (item.strip() for item in headers.get("vary", "").split(","))
+    if every:
+        store = False  # RFC 9111 4.1: no other request matches
     must = "must-revalidate" in control or "proxy-revalidate" in control or "s-maxage" in control
     must = must or "no-cache" in control
     if_error = seconds(control.get("stale-if-error"))
     while_revalidate = seconds(control.get("stale-while-revalidate")) or 0.0
     if if_error is None and must:
         if_error = 0.0
-    share = (error and not private) or not (private or no_store)
+    share = (error and not private) or not (private or no_store or every)
     return Policy(store, share, lifetime, while_revalidate, if_error)
 
 
-def _lifetime(control: dict[str, str], headers: dict[str, str]) -> float | None:
+def _lifetime(control: dict[str, str], headers: dict[str, str], received: float) -> float | None:
     """RFC 9111 4.2.1; None where the response gives no lifetime. A broken one counts as 0."""
     for name in ("s-maxage", "max-age"):
         if name in control:
@@ -92,7 +121,9 @@ def _lifetime(control: dict[str, str], headers: dict[str, str]) -> float | None:
     if "expires" in headers:
         expires = date(headers["expires"])
         made = date(headers.get("date"))
-        return max(0.0, expires - made) if expires is not None and made is not None else 0.0
+        if made is None:
+            made = received  # RFC 9110 6.6.1
+        return max(0.0, expires - made) if expires is not None else 0.0
     return None
 
 

@@ -112,6 +112,10 @@ class Core:
         self._block_bytes = 0
         self._cut: deque[int] = deque(maxlen=RECENT)
         """Streams that we ended lately, before the client did."""
+        self._taken_back: deque[int] = deque(maxlen=RECENT)
+        """Streams that the client reset lately."""
+        self._skipped: deque[tuple[int, int]] = deque(maxlen=RECENT)
+        """Numbers that were left out lately, as the stream before and the one after them."""
         self._nuisance = NUISANCE_BURST
         self._nuisance_at = 0.0
         self._now = 0.0
@@ -321,6 +325,8 @@ class Core:
             if flags & Flag.PRIORITY:
                 if len(payload) < 5:
                     raise Broken(Code.FRAME_SIZE_ERROR, "HEADERS is too short for its priority.", "bad_frame")
+                if _on_itself(number, payload):
+                    raise Broken(Code.PROTOCOL_ERROR, "A stream depends on itself.", "bad_stream")
                 payload = payload[5:]
         ended = bool(flags & Flag.END_STREAM)
         if flags & Flag.END_HEADERS:
@@ -343,6 +349,8 @@ class Core:
         if number <= self.last:
             self._trailers(number, block, ended)
             return
+        if number != self.last + 2 and number != 1:
+            self._skipped.append((self.last, number))
         self.last = number
         if self.going or len(self.streams) >= MAX_STREAMS:
             self.decoder.decode(block, self._max_head)  # the table must not miss it (RFC 9113 4.3)
@@ -352,10 +360,19 @@ class Core:
         self._handler.on_head(number, block, ended=ended)
 
     def _trailers(self, number: int, block: bytes, ended: bool) -> None:
-        self.decoder.decode(block, self._max_head)
+        fields = self.decoder.decode(block, self._max_head)
         self.annoy()
         stream = self.streams.get(number)
-        if stream is None or stream.asked:
+        if any(before < number < after for before, after in self._skipped):
+            raise Broken(Code.PROTOCOL_ERROR, "A stream was opened after a later one.", "bad_stream")  # 5.1.1
+        if stream is None and number not in self._cut and number not in self._taken_back:
+            raise Broken(Code.STREAM_CLOSED, "A request came on a stream that had ended.", "bad_stream")  # 5.1
+        again = any(name[:1] == b":" for name, _ in fields)
+        if again and (number in self._cut or (stream is not None and not stream.asked)):
+            self.reset(number, Code.PROTOCOL_ERROR)  # 8.1: no pseudo fields in trailers
+            if stream is not None:
+                self._handler.on_reset(stream)
+        elif stream is None or stream.asked:
             self._gone(number, stream)
         elif not ended:
             raise Broken(Code.PROTOCOL_ERROR, "Trailers must end a request.", "bad_frame")
@@ -399,6 +416,7 @@ class Core:
         if not number or number > self.last:
             raise Broken(Code.PROTOCOL_ERROR, "RST_STREAM came on a stream that is not open.", "bad_stream")
         self.annoy()
+        self._taken_back.append(number)
         stream = self.streams.pop(number, None)
         if stream is not None:
             self._ready.pop(stream, None)
@@ -445,9 +463,10 @@ class Core:
         if not number:
             raise Broken(Code.PROTOCOL_ERROR, "PRIORITY belongs to a stream.", "bad_frame")
         self.annoy()
-        if len(payload) != 5:
+        alone = len(payload) == 5 and _on_itself(number, payload)
+        if len(payload) != 5 or alone:
             stream = self.streams.get(number)
-            self.reset(number, Code.FRAME_SIZE_ERROR)
+            self.reset(number, Code.PROTOCOL_ERROR if alone else Code.FRAME_SIZE_ERROR)
             if stream is not None:
                 self._handler.on_reset(stream)
 
@@ -486,6 +505,11 @@ class Core:
         self._nuisance = min(NUISANCE_BURST, self._nuisance + idle * NUISANCE_PER_S) - 1.0
         if self._nuisance < 0.0:
             raise Broken(Code.ENHANCE_YOUR_CALM, "Too many frames that ask for nothing.", "flood")
+
+
+def _on_itself(number: int, payload: bytes) -> bool:
+    """A priority says that a stream depends on itself (RFC 7540 5.3.1; RFC 9113 has no priorities any more)."""
+    return int.from_bytes(payload[:4], "big") & frames.MAX_WINDOW == number
 
 
 def _unpad(flags: int, payload: bytes) -> bytes:
