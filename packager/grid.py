@@ -36,10 +36,12 @@ class Grid:
     segment_s: int
 
 
-def choose(part_s: float, segment_s: int, renditions: Iterable[Rendition]) -> Grid:
-    """The grid for a broadcast."""
+def choose(part_s: float, segment_s: int, renditions: Iterable[Rendition], measured: Fraction | None = None) -> Grid:
+    """The grid for a broadcast. `measured`: frames per second that were seen, where what is declared may be wrong."""
     renditions = list(renditions)
     rates = [r.frame_rate for r in renditions if r.kind is Kind.VIDEO and r.frame_rate and r.frame_rate <= MAX_RATE]
+    if measured:
+        rates.append(measured)
     length = Fraction(part_s).limit_denominator(1000)
     if rates:
         rate = min(rates)
@@ -49,6 +51,11 @@ def choose(part_s: float, segment_s: int, renditions: Iterable[Rendition]) -> Gr
     if any(r.kind is Kind.AUDIO for r in renditions):
         target = max(target, length + min(AUDIO_FRAME_S, length / 10))
     return Grid(length, Fraction(math.ceil(target * 100_000), 100_000), segment_s)
+
+
+def slow(grid: Grid, frame_s: Fraction) -> bool:
+    """Whether frames of this length are so long that parts of whole frames could miss both bounds of `grid`."""
+    return frame_s > grid.target_s * Fraction(15, 100) and frame_s <= grid.segment_s
 
 
 def nominal_rate(rendition: Rendition, track: Track) -> Fraction | None:

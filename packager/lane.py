@@ -124,6 +124,10 @@ class Lane:
         """The CMAF header in use."""
         return self._init
 
+    def use(self, grid: Grid) -> None:
+        """Another grid, before anything has come."""
+        self._grid = grid
+
     def resume(self, above_msn: int) -> None:
         """It slept, and what comes next has numbers above `above_msn`: what lies between is not missed."""
         self.msn = max(self.msn, above_msn)

@@ -97,7 +97,8 @@ class Origin:
         if presentation is None:
             return replies.not_found("This stream is not on air.")
         if rendition is None:
-            presentation.on_demand("")
+            if file in ("index.m3u8", "manifest.mpd"):
+                presentation.on_demand("")
             return self._top(presentation, file)
         if rendition not in presentation.shelves:
             return replies.not_found("There is no such rendition.")

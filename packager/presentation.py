@@ -20,6 +20,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import structlog
@@ -34,7 +35,7 @@ from packager import recall
 from packager.archive import Archive, Reel, Restored
 from packager.events import SCHEME, TimedEvent
 from packager.front import Front
-from packager.grid import choose
+from packager.grid import choose, slow
 from packager.keeping import Keeper
 from packager.lane import Event, Made
 from packager.lockstep import Lockstep
@@ -74,6 +75,8 @@ class Presentation(View):
         self._audio: list[tuple[str, Audio]] = []
         self._lockstep: Lockstep | None = None
         self._published = 0
+        self._measured = False
+        """Whether the grid is certain: a picture has come, or parts are out."""
         self._timer: asyncio.TimerHandle | None = None
 
     # -- what the composer tells ------------------------------------------------------------------------------
@@ -144,6 +147,8 @@ class Presentation(View):
             return
         try:
             if isinstance(found, Video):
+                if not self._measured:
+                    self._measure(packet)
                 events = found.write(packet)
                 self._front.saw(packet)
             else:
@@ -306,6 +311,19 @@ class Presentation(View):
             self._lockstep = Lockstep(self.settings.align_wait_s, self.settings.start_wait_s, tolerance)
         return self._lockstep
 
+    def _measure(self, packet: Packet) -> None:
+        """The first picture tells how long pictures last: a slide show declares no rate, or a wrong one."""
+        self._measured = True
+        frame_s = Fraction(packet.duration, packet.track.timescale)
+        if any(found.started for found in self._lanes.values()) or not slow(self.grid, frame_s):
+            return
+        self._grid = choose(self.settings.part_s, self.settings.segment_s, self.renditions, 1 / frame_s)
+        self._lockstep = None
+        for name, found in self._lanes.items():
+            found.use(self._grid)
+            self._steps().join(name)
+        self.describe()
+
     def _fresh(self, rendition: Rendition) -> int:
         """Number of the first init segment that this rendition has not used yet."""
         shelf = self.shelves.get(rendition.name)
@@ -416,7 +434,7 @@ class Presentation(View):
     def recall(self, restored: Restored) -> None:
         """Take over what an earlier run left on disk: an ended presentation, which `restart` continues. Numbers that
         may have been shown before the server died, and are not on disk, become gaps and are not used again."""
-        self._grid = recall.grid(restored.meta)
+        self._grid, self._measured = recall.grid(restored.meta), True
         self.epoch = restored.meta["epoch"]
         if self._reel is not None:
             self._reel.adopt(self.epoch)

@@ -47,11 +47,12 @@ def render(entries: Sequence[Entry]) -> bytes:
         for group, members in groups:
             lines += [_media(group, entry, entry is _default(members)) for entry in members]
     with_range = any(video_range(e.track) != "SDR" for e in videos)
+    scores = _scores(videos, groups)
     for video in videos:
         if not groups:
-            lines += _variant(video, None, [], with_range)
+            lines += _variant(video, None, [], with_range, scores.get((video.rendition.name, "")))
         for group, members in groups:
-            lines += _variant(video, group, members, with_range)
+            lines += _variant(video, group, members, with_range, scores.get((video.rendition.name, group)))
     lines += [_iframes(video, with_range) for video in videos if video.iframe_peak]
     if not videos:
         for group, members in groups:
@@ -69,6 +70,27 @@ def _groups(audios: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
     return [(f"audio-{codec.value}", [e for e in audios if e.track.codec is codec]) for codec in codecs]
 
 
+_WORTH = {Codec.H264: 1.0, Codec.HEVC: 1.5, Codec.AV1: 1.8, Codec.AAC: 1.0, Codec.OPUS: 1.3}
+"""What a bit is worth in the eyes and ears of a viewer, roughly: only the order among variants is told."""
+
+
+def _scores(videos: Sequence[Entry], groups: Sequence[tuple[str, list[Entry]]]) -> dict[tuple[str, str], int]:
+    """SCORE (4.4.6.2) of each pair of video and audio group, 1 for the least; none where all use the same codecs, for
+    there BANDWIDTH says the same. From what was declared, so that it stays as it is."""
+    if len({e.track.codec for e in videos}) <= 1 and len(groups) <= 1:
+        return {}
+
+    def worth(video: Entry, members: Sequence[Entry]) -> tuple[float, float, float]:
+        picture, sound = video.rendition, members[0] if members else None
+        bits = (picture.bitrate or video.average) * _WORTH.get(video.track.codec, 1.0)
+        heard = (sound.rendition.bitrate or sound.average) * _WORTH.get(sound.track.codec, 1.0) if sound else 0.0
+        return video.track.width * video.track.height, bits, heard
+
+    pairs = [(video, group, members) for video in videos for group, members in groups or [("", [])]]
+    pairs.sort(key=lambda pair: worth(pair[0], pair[2]))
+    return {(video.rendition.name, group): place for place, (video, group, _) in enumerate(pairs, 1)}
+
+
 def _default(members: Sequence[Entry]) -> Entry:
     return next((e for e in members if e.rendition.default), members[0])
 
@@ -83,7 +105,9 @@ def _media(group: str, entry: Entry, default: bool) -> str:
     )
 
 
-def _variant(video: Entry, group: str | None, audios: Sequence[Entry], with_range: bool) -> list[str]:
+def _variant(
+    video: Entry, group: str | None, audios: Sequence[Entry], with_range: bool, score: int | None = None
+) -> list[str]:
     codecs = list(dict.fromkeys([video.codec, *(e.codec for e in audios)]))
     attributes = [
         f"BANDWIDTH={video.peak + max((e.peak for e in audios), default=0)}",
@@ -95,6 +119,8 @@ def _variant(video: Entry, group: str | None, audios: Sequence[Entry], with_rang
         attributes.append(f"FRAME-RATE={float(video.frame_rate):.3f}")
     if with_range:
         attributes.append(f"VIDEO-RANGE={video_range(video.track)}")
+    if score is not None:
+        attributes.append(f"SCORE={score}.0")
     if group is not None:
         attributes.append(f"AUDIO={quoted(group)}")
     return ["#EXT-X-STREAM-INF:" + ",".join(attributes), f"{video.rendition.name}/media.m3u8"]

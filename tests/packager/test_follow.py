@@ -149,6 +149,17 @@ def test_constant_rates(studio: SimpleNamespace, rate: str) -> None:
     assert follower.seen > (200 if fps > 4 else 50)
 
 
+@pytest.mark.parametrize("said", [None, Fraction(30)])
+@pytest.mark.parametrize("rate", ["12.5", "10", "8", "7", "5", "3", "2", "1", "0.5"])
+def test_slow_rates_that_are_not_declared(studio: SimpleNamespace, rate: str, said: Fraction | None) -> None:
+    fps = Fraction(rate)
+    times = [round(n * 1000 / fps) * 90 for n in range(max(3, int(40 * fps)))]
+    keys, cuts = grid_keys(times)
+    follower = follow(studio, ladder(studio, said, times, keys, 40), cuts)
+    assert follower.violations == []
+    assert follower.presentation.windows["source"].last_complete >= 15
+
+
 @pytest.mark.parametrize("rate", ["24", "25", "30000/1001", "60"])
 def test_timestamps_rounded_to_milliseconds(studio: SimpleNamespace, rate: str) -> None:
     fps = Fraction(rate)
