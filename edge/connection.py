@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        self.address = self.address or (str(peer[0]) if isinstance(peer, tuple) and peer else "")
         self.last = self._site.clock()
         refusal = self._server.admit(self)
         if refusal is not None:

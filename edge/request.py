@@ -93,7 +93,9 @@ class Fields:
     """Nothing in it that the short path does not understand."""
 
 
-_SPECIAL = frozenset({"if-none-match", "if-modified-since", "if-range", "via", "x-forwarded-for", "upgrade", "range"})
+_SPECIAL = frozenset({"if-none-match", "if-modified-since", "if-range", "via", "upgrade", "range"}) | {
+    *("x-forwarded-for", "forwarded")
+}
 
 
 def parse(head: bytes, query_keys: frozenset[str], max_target: int = 4096) -> Request:

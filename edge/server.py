@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from dataclasses import dataclass
 from typing import Protocol
 
 from edge.access_log import AccessLog
+from edge.client import Clients
 from edge.connection import Connection
 from edge.h2 import request as h2_request
 from edge.h2.connection import H2Connection
@@ -45,13 +45,14 @@ class Peer(Protocol):
 class Chosen(asyncio.Protocol):
     """Stands in until the transport says what the handshake agreed on (ALPN, RFC 7301)."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server, address: str) -> None:
+        self._server, self._address = server, address
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         secure = transport.get_extra_info("ssl_object")
         http2 = secure is not None and secure.selected_alpn_protocol() == "h2"
         protocol = H2Connection(self._server) if http2 else Connection(self._server)
+        protocol.address = self._address
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
@@ -78,16 +79,25 @@ class Server:
         self.draining = False
         self._addresses: dict[str, _Address] = {}
         self._rate = settings.requests_per_s_per_address
-        self._trusted = tuple(ipaddress.ip_network(item, strict=False) for item in settings.trusted_proxies)
-        self.short_path = not self._rate and not settings.token_required and settings.token_keys is None
+        self.clients = Clients(settings.trusted_proxies, settings.client_header)
+        hidden = bool(settings.trusted_proxies) and settings.client_header not in ("x-forwarded-for", "forwarded")
+        self.short_path = not (self._rate or settings.token_required or settings.token_keys or hidden)
 
-    def make(self) -> Connection:
-        """A protocol for a new connection."""
-        return Connection(self)
+    def make(self, address: str = "") -> Connection:
+        """A protocol for a new connection. `address` is the viewer's where that is not the peer's."""
+        connection = Connection(self)
+        connection.address = address
+        return connection
 
-    def make_secure(self) -> Chosen:
+    def make_secure(self, address: str = "") -> Chosen:
         """A protocol for a new TLS connection: HTTP/2 or HTTP/1.1, as the handshake says."""
-        return Chosen(self)
+        return Chosen(self, address)
+
+    def broken(self, peer: str, status: int, slug: str) -> None:
+        """A connection that did not get as far as a request."""
+        self.stats.bad_requests += 1
+        if self.log is not None:
+            self.log.broken(peer, status, slug)
 
     def admit(self, connection: Peer) -> tuple[int, str] | None:
         """Take a new connection in; status and slug of a refusal otherwise."""
@@ -100,7 +110,7 @@ class Server:
             self.stats.refused += 1
             return 503, "too_many_connections"
         limit = settings.max_connections_per_address
-        if limit and address.connections > limit and not self._trusts(connection.address):
+        if limit and address.connections > limit and not self.clients.trusts(connection.address):
             self.stats.refused += 1
             return 429, "too_many_connections_from_address"
         return None
@@ -132,18 +142,7 @@ class Server:
 
     def address(self, connection: Peer, asked: Request) -> str:
         """The viewer's address: the peer, or what a trusted proxy in front says."""
-        forwarded = asked.headers.get("x-forwarded-for")
-        if forwarded is None or not self._trusts(connection.address):
-            return connection.address
-        for item in reversed(forwarded.split(",")):
-            text = item.strip()
-            try:
-                ipaddress.ip_address(text)
-            except ValueError:
-                return connection.address
-            if not self._trusts(text):
-                return text
-        return connection.address
+        return self.clients.find(connection.address, asked.headers)
 
     def sweep(self, now: float) -> None:
         """Once a second: let every connection see to its times, and forget addresses with nothing on account."""
@@ -164,15 +163,6 @@ class Server:
     def waiting(self) -> int:
         """Viewers who wait for a flight or for the rest of one."""
         return sum(connection.waiting for connection in self.connections)
-
-    def _trusts(self, address: str) -> bool:
-        if not self._trusted:
-            return False
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._trusted)
 
     def _take(self, address: str, now: float) -> bool:
         item = self._addresses.setdefault(address, _Address())

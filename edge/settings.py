@@ -60,7 +60,18 @@ class EdgeSettings(BaseModel):
     send_timeout_s: float = Field(120.0, gt=0, description="A viewer whose buffer is never empty for so long is cut.")
     drain_s: float = Field(10.0, ge=0, description="Time for open responses to end after SIGTERM.")
     trusted_proxies: tuple[str, ...] = Field(
-        (), description="Networks (CIDR) whose `X-Forwarded-For` is believed, for limits and viewer counts."
+        (), description="Networks (CIDR) of proxies that are believed when they say who a viewer is."
+    )
+    client_header: str = Field(
+        "x-forwarded-for",
+        pattern=r"^[a-z0-9-]{1,64}$",
+        description="Header in which trusted proxies name the viewer: `x-forwarded-for`, `forwarded` (RFC 7239), or a "
+        "CDN's own such as `cf-connecting-ip`. Only this one is believed: others may be the viewer's invention.",
+    )
+    proxy_protocol: bool = Field(
+        False,
+        description="Whether connections from trusted proxies begin with a PROXY header (version 1 or 2, in front of "
+        "TLS too). Each of theirs must then have one, and nobody else's.",
     )
 
     upstream_connections: int = Field(

@@ -16,12 +16,13 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import structlog
 
-from edge import metrics, tls
+from edge import metrics, proxy, tls
 from edge.access_log import AccessLog
 from edge.cache import Cache
 from edge.coalesce import Coalescer
@@ -138,19 +139,30 @@ class Worker:
         if self.log is not None:
             await self.log.close()
 
-    async def _listen(self) -> tuple[list[asyncio.Server], ssl.SSLContext | None]:
+    async def _listen(self) -> tuple[list[asyncio.Server | proxy.Listener], ssl.SSLContext | None]:
         settings, orders = self._settings, self._orders
         sock = bind(settings.host, orders.port) if orders.fd < 0 else socket.socket(fileno=orders.fd)
-        listener = await self._loop.create_server(self.server.make, sock=sock, backlog=BACKLOG)
-        listeners = [listener]
-        self.port = listener.sockets[0].getsockname()[1]
+        listeners = [await self._open(sock, self.server.make, None)]
+        self.port = sock.getsockname()[1]
         context = tls.make_context(settings)
         if context is not None:
             sock = bind(settings.host, orders.tls_port) if orders.tls_fd < 0 else socket.socket(fileno=orders.tls_fd)
-            secure = await self._loop.create_server(self.server.make_secure, sock=sock, backlog=BACKLOG, ssl=context)
-            listeners.append(secure)
-            self.tls_port = secure.sockets[0].getsockname()[1]
+            listeners.append(await self._open(sock, self.server.make_secure, context))
+            self.tls_port = sock.getsockname()[1]
         return listeners, context
+
+    async def _open(
+        self, sock: socket.socket, make: Callable[..., asyncio.Protocol], context: ssl.SSLContext | None
+    ) -> asyncio.Server | proxy.Listener:
+        if not self._settings.proxy_protocol:
+            return await self._loop.create_server(make, sock=sock, backlog=BACKLOG, ssl=context)
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+        server = self.server
+        timeout_s = self._settings.head_timeout_s
+        return proxy.Listener(
+            sock, make, trusts=server.clients.trusts, refused=server.broken, timeout_s=timeout_s, tls=context
+        )
 
     async def _pack_pages(self) -> None:
         for entry, coding, body in await asyncio.to_thread(self.site.pages.compress):

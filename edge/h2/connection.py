@@ -135,7 +135,7 @@ class H2Connection(asyncio.Protocol):
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        self.address = self.address or (str(peer[0]) if isinstance(peer, tuple) and peer else "")
         self.last = self._moved_at = self._partial_at = self._site.clock()
         if self._server.admit(self) is not None:
             self.core.fail(Broken(Code.ENHANCE_YOUR_CALM, "There are too many connections.", "too_many_connections"))

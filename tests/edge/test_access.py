@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import os
 import ssl
 import time
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from edge_certificate import write_certificate
 from edge_double import MakeEdge, ScriptedOrigin, Viewer, answer
 from joserfc import jwt
 from joserfc.jwk import OctKey
@@ -63,29 +59,6 @@ async def test_tokens(make_edge: MakeEdge, origin: ScriptedOrigin, tmp_path: Pat
     edge.worker.guard.reload()
     assert await status(f"/live/a/p?token={good}") == 403, "its key was taken out"
     assert await status(f"/live/a/p?token={token(NEW)}") == 200
-
-
-def write_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    chain, private = folder / "chain.pem", folder / "key.pem"
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return chain, private
 
 
 async def secure(port: int, name: str, chain: Path) -> Viewer:
