@@ -1,12 +1,14 @@
 """What packaging costs: CPU and bytes allocated per packet at 1, 10 and 100 streams, and how long a part takes.
 
-    python bench/packager.py [--streams 1,10,100] [--seconds 10] [--json FILE]
+    python bench/packager.py [--streams 1,10,100] [--seconds 10] [--windows 15,1800,10800] [--json FILE]
 
 Each stream is a 6 Mb/s picture at 30 frames a second and a sound, passed through. CPU: everything that
 `Presentation.cut` and `write` do, and one full playlist and one delta for each part, as a busy edge asks for them.
 Bytes: what tracemalloc sees allocated at the peak of a packet, in a run of its own. Delay: a real loop and a real
 timer, packets at their own pace; from the arrival of a part's last packet to the moment at which a blocked request for
-the playlist with that part has its bytes. All of it in one process on one core, as the core does it.
+the playlist with that part has its bytes. Windows: milliseconds of CPU to render each playlist anew when the window
+holds so many segments of two seconds (10,800: six hours), of a picture and a sound. All of it in one process on one
+core, as the core does it.
 """
 
 # ruff: noqa: E402  # the path must be put right before the imports
@@ -19,7 +21,8 @@ import platform
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -173,13 +176,62 @@ def measure(streams: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def grown(segments: int) -> Presentation:
+    """A stream whose window holds so many segments, the older ones without bytes, as if they were on disk."""
+    (shown,) = new(1)
+    for _, name, item in packets(8):
+        feed(shown, name, item)
+    for name, shelf in shown.shelves.items():
+        whole, last = list(shelf.listed), shelf.listed[-1]
+        for n in range(len(whole), segments):
+            frames = 94 if n % 4 else 93
+            length = 2 * last.timescale if name == "source" else frames * 1024
+            b = replace(
+                last.boundary, msn=n, pts=last.boundary.pts + 2 * VIDEO_TIMESCALE, wall_us=last.wall_us + 2_000_000
+            )
+            last = replace(last, boundary=b, start=last.start + last.duration, duration=length, parts=(), stored=True)
+            shelf._append(last)
+        moved = len(shelf.listed) - len(whole)
+        if shelf.current is not None:
+            b = replace(shelf.current.boundary, msn=shelf.current.msn + moved)
+            shelf.current = replace(shelf.current, boundary=b, start=last.start + last.duration)
+    shown.touch()
+    return shown
+
+
+def rendering(segments: int) -> dict[str, Any]:
+    """Milliseconds of CPU for each kind of playlist, made once for a new version."""
+    shown = grown(segments)
+    kinds: dict[str, Callable[[], object]] = {
+        "playlist": lambda: render.media_playlist(shown, shown.windows["source"], delta=False),
+        "delta": lambda: render.media_playlist(shown, shown.windows["source"], delta=True),
+        "iframes": lambda: render.iframe_playlist(shown, shown.windows["source"]),
+        "multivariant": lambda: render.multivariant(shown),
+        "mpd": lambda: render.mpd(shown),
+    }
+    row: dict[str, Any] = {"segments": segments}
+    for kind, make in kinds.items():
+        make()
+        began = time.process_time()
+        for _ in range(10):
+            shown.touch()
+            make()
+        row[f"{kind}_ms"] = round((time.process_time() - began) * 100, 2)
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", default="1,10,100")
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--windows", default="15,1800,10800")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    rows = [measure(int(n), given.seconds) for n in given.streams.split(",")]
+    windows = [rendering(int(n)) for n in given.windows.split(",") if n]
+    print("".join(f"{name:>16}" for name in windows[0]) if windows else "")
+    for row in windows:
+        print("".join(f"{value:>16}" for value in row.values()))
+    rows = [measure(int(n), given.seconds) for n in given.streams.split(",") if n]
     print(f"{'streams':>8}{'us/packet':>11}{'% core/stream':>15}{'bytes/packet':>14}{'median ms':>11}{'p99 ms':>9}")
     for row in rows:
         print(
@@ -187,7 +239,9 @@ def main() -> None:
             f"{row['allocated_bytes_per_packet']:>14}{row['delay_ms_median']:>11}{row['delay_ms_p99']:>9}"
         )
     if given.json:
-        given.json.write_text(json.dumps({"python": platform.python_version(), "rows": rows}, indent=2) + "\n")
+        given.json.write_text(
+            json.dumps({"python": platform.python_version(), "rows": rows, "windows": windows}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

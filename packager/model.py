@@ -85,6 +85,36 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Complete segments that follow each other without a hole, are equally long, and lie in one stretch between
+    discontinuities; all gaps or none. A long window is told by few of them."""
+
+    first: Segment
+    """Without its parts: a run must not keep bytes in memory."""
+    count: int
+
+    @property
+    def era(self) -> int:
+        """Discontinuity number."""
+        return self.first.boundary.discontinuities
+
+    @property
+    def end(self) -> int:
+        """Where the last segment ends, ticks."""
+        return self.first.start + self.first.duration * self.count
+
+    def takes(self, segment: Segment) -> bool:
+        """Whether `segment` goes on with this run."""
+        one = self.first
+        return (
+            segment.msn == one.msn + self.count
+            and segment.start == self.end
+            and (segment.duration, segment.timescale, segment.gap) == (one.duration, one.timescale, one.gap)
+            and segment.boundary.discontinuities == self.era
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """What is available of one rendition at one instant."""
 
@@ -106,6 +136,12 @@ class Window:
     first_msn: int
     texts: dict[int, str] = field(default_factory=dict, compare=False)
     """Lines of old segments as rendered before, by number: a long window is not written anew each time."""
+    pictures: dict[int, str] = field(default_factory=dict, compare=False)
+    """The same of the playlist of I pictures."""
+    runs: tuple[Run, ...] = ()
+    """`segments`, summed up."""
+    length_s: float = 0.0
+    """Of `segments`."""
     rewind: bool = False
     """Whether the window is much longer than a player should buffer: joining at its end must be said."""
 

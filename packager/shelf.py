@@ -20,7 +20,7 @@ from media.clock import VIDEO_TIMESCALE, rescale
 from media.rendition import Rendition
 from packager.archive import Reel
 from packager.lane import Closed, Event, Made, Missed, Opened
-from packager.model import Boundary, Init, Part, Segment, Window
+from packager.model import Boundary, Init, Part, Run, Segment, Window
 
 MIN_LISTED = 6
 """APPLE 8.11: a live playlist holds at least six segments."""
@@ -47,6 +47,10 @@ class Shelf:
         self._on_disk: set[int] = set()
         self._listed_s = 0.0
         self._texts: dict[int, str] = {}
+        self._pictures: dict[int, str] = {}
+        self._runs: deque[Run] = deque()
+        self._shown: tuple[tuple[Segment, ...], tuple[Run, ...]] | None = None
+        """`listed` and `_runs` as windows hold them; made anew once a segment, not once a part."""
         self._kept: deque[tuple[float, Segment]] = deque()
         self._by_msn: dict[int, Segment] = {}
         self._longest_s = 0.0
@@ -91,9 +95,7 @@ class Shelf:
             self.first_msn = msn
 
     def _list(self, segment: Segment, now: float) -> Segment:
-        self.listed.append(segment)
-        self._by_msn[segment.msn] = segment
-        self._listed_s += segment.duration / segment.timescale
+        self._append(segment)
         self._longest_s = max(self._longest_s, self._listed_s)
         if self.reel is not None and self.long_limit > self._limit:
             self.reel.save(self.rendition.name, segment, lambda good: self._saved(segment.msn, good))
@@ -102,6 +104,16 @@ class Shelf:
         while len(self.listed) > limit:
             self.unlist(now)
         return segment
+
+    def _append(self, segment: Segment) -> None:
+        self.listed.append(segment)
+        self._by_msn[segment.msn] = segment
+        self._listed_s += segment.duration / segment.timescale
+        if self._runs and self._runs[-1].takes(segment):
+            self._runs[-1] = replace(self._runs[-1], count=self._runs[-1].count + 1)
+        else:
+            self._runs.append(Run(replace(segment, parts=()), 1))
+        self._shown = None
 
     def _saved(self, msn: int, good: bool) -> None:
         if good:
@@ -121,6 +133,7 @@ class Shelf:
             return
         slim = replace(old, parts=(), stored=True)
         self.listed[place] = self._by_msn[old.msn] = slim
+        self._shown = None
         self.size_bytes -= old.size_bytes
 
     def unlist(self, now: float) -> None:
@@ -128,6 +141,13 @@ class Shelf:
         old = self.listed.popleft()
         self._listed_s -= old.duration / old.timescale
         self._texts.pop(old.msn, None)
+        self._pictures.pop(old.msn, None)
+        run = self._runs[0]
+        if run.count == 1:
+            self._runs.popleft()
+        else:
+            self._runs[0] = Run(replace(self.listed[0], parts=()), run.count - 1)
+        self._shown = None
         self._kept.append((now + old.duration / old.timescale + self._longest_s, old))
 
     def clear(self, now: float) -> None:
@@ -187,18 +207,24 @@ class Shelf:
         """The immutable view from which playlists are rendered. `next_cut`: where (90 kHz) the segment in the making
         will end, if that is known."""
         first = self.listed[0].msn if self.listed else self.first_msn or 0
+        if self._shown is None:
+            self._shown = tuple(self.listed), tuple(self._runs)
+        segments, runs = self._shown
         return Window(
             rendition=self.rendition,
             epoch=epoch,
             version=version,
             target_s=target_s,
             part_target=part_target,
-            segments=tuple(self.listed),
+            segments=segments,
             current=self.current,
             ended=ended,
             next_part=self._next_part(target_s, part_target, next_cut),
             first_msn=first,
             texts=self._texts,
+            pictures=self._pictures,
+            runs=runs,
+            length_s=self._listed_s,
             rewind=len(self.listed) > max(self._limit, MIN_LISTED),
         )
 
@@ -211,8 +237,8 @@ class Shelf:
             left_s = Fraction(next_cut, VIDEO_TIMESCALE) - Fraction(current.start + current.duration, current.timescale)
             more = left_s > min(Fraction(1, 20), part_target / 4)
             return (current.msn, len(current.parts)) if more else (current.msn + 1, 0)
-        whole = [s for s in self.listed if not s.gap]
-        length_s = whole[-1].duration / whole[-1].timescale if whole else target_s
+        whole = next((s for s in reversed(self.listed) if not s.gap), None)
+        length_s = whole.duration / whole.timescale if whole else target_s
         if current.parts and current.duration / current.timescale >= length_s - GUESS_SLACK_S:
             return current.msn + 1, 0
         return current.msn, len(current.parts)
@@ -223,9 +249,7 @@ class Shelf:
             if segment.init is not None:
                 self.inits.setdefault(segment.init.name, segment.init)
             self._note(segment.msn)
-            self.listed.append(segment)
-            self._by_msn[segment.msn] = segment
-            self._listed_s += segment.duration / segment.timescale
+            self._append(segment)
             self._on_disk.add(segment.msn)
             if self.reel is not None:
                 self.reel.size_bytes += segment.size_bytes

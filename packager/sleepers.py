@@ -14,7 +14,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from media.rendition import Rendition
-from packager.model import Init, Window
+from packager.model import Init, Run, Window
 
 WAKE_S = 1.5
 """A rendition that was asleep is not shown before it has caught up with the others; after this, to within a segment."""
@@ -73,9 +73,9 @@ class Sleepers:
 
 def stand_in(awake: Window, rendition: Rendition, init: Init | None) -> Window:
     """What there would be of a rendition that is asleep: all video is cut alike."""
-    segments = tuple(replace(s, init=init) for s in awake.segments)
+    runs = tuple(Run(replace(run.first, init=init), run.count) for run in awake.runs)
     current = replace(awake.current, init=init) if awake.current else None
-    return replace(awake, rendition=rendition, segments=segments, current=current)
+    return replace(awake, rendition=rendition, runs=runs, current=current)
 
 
 def newest(windows: Mapping[str, Window], names: Collection[str]) -> Window | None:

@@ -14,10 +14,10 @@ from xml.sax.saxutils import quoteattr
 
 from media.clock import VIDEO_TIMESCALE, rescale
 from media.track import Codec, Kind
-from packager.dash.timeline import length_of, runs, segments_of
+from packager.dash.timeline import eras_of, runs_of
 from packager.hls.multivariant import Entry
 from packager.hls.text import instant
-from packager.model import Boundary, Segment, Window
+from packager.model import Boundary, Run, Window
 
 UTC_TIMING = '<UTCTiming schemeIdUri="urn:mpeg:dash:utc:http-iso:2014" value="time"/>'
 """Our own clock; without one dash.js asks a public server."""
@@ -59,8 +59,8 @@ class _Set:
 def render(entries: Sequence[Entry], windows: Mapping[str, Window], facts: Facts) -> bytes:
     """The MPD as UTF-8. Every entry has a window."""
     target_s = next(iter(windows.values())).target_s if windows else 2
-    eras = sorted({s.boundary.discontinuities for e in entries for s in windows[e.rendition.name].shown})
-    eras = [era for era in eras if era in facts.eras]
+    shown: set[int] = set().union(*(eras_of(windows[e.rendition.name]) for e in entries))
+    eras = sorted(shown & set(facts.eras))
     periods: list[str] = []
     total = Fraction(0)
     for position, era in enumerate(eras):
@@ -81,7 +81,8 @@ def render(entries: Sequence[Entry], windows: Mapping[str, Window], facts: Facts
 
 def _root(facts: Facts, windows: Mapping[str, Window], target_s: int, total: Fraction) -> str:
     profiles = "urn:mpeg:dash:profile:isoff-live:2011,urn:mpeg:dash:profile:cmaf:2019"
-    longest = max((_seconds(s) for w in windows.values() for s in w.segments), default=Fraction(0))
+    lengths = (run.first.duration / run.first.timescale for w in windows.values() for run in w.runs)
+    longest = Fraction(max(lengths, default=0.0))
     longest = max(longest, Fraction(target_s))
     common = (
         f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" minBufferTime="{_duration(2 * facts.part_length)}"'
@@ -89,7 +90,7 @@ def _root(facts: Facts, windows: Mapping[str, Window], target_s: int, total: Fra
     )
     if facts.ended:
         return f'{common} type="static" profiles="{profiles}" mediaPresentationDuration="{_duration(total)}">'
-    depth = max((sum((_seconds(s) for s in w.segments), Fraction(0)) for w in windows.values()), default=Fraction(0))
+    depth = Fraction(max((w.length_s for w in windows.values()), default=0.0))
     profiles += ",http://www.dashif.org/guidelines/low-latency-live-v5"
     return (
         f'{common} type="dynamic" profiles="{profiles}" availabilityStartTime="{instant(facts.start_us)}"'
@@ -109,15 +110,15 @@ def _period(
     begin: Fraction,
 ) -> tuple[str, Fraction] | None:
     """The Period and its length in seconds (of what is listed); None where nothing of it is left."""
-    listed = {e.rendition.name: segments_of(windows[e.rendition.name], era) for e in entries}
+    listed = {e.rendition.name: runs_of(windows[e.rendition.name], era) for e in entries}
     shown = [e for e in entries if listed[e.rendition.name]]
     if not shown:
         return None
     opened = facts.eras[era]
     origin = opened.pts
-    ends = [_end(listed[e.rendition.name][-1], windows[e.rendition.name]) for e in shown]
+    ends = [_end(listed[e.rendition.name][-1]) for e in shown]
     if facts.ended:  # a recording: it starts with what is left
-        firsts = [listed[e.rendition.name][0].boundary.pts for e in shown]
+        firsts = [listed[e.rendition.name][0].first.boundary.pts for e in shown]
         origin = min(firsts)
         start = begin
         length = max(ends) - Fraction(origin, VIDEO_TIMESCALE)
@@ -155,7 +156,7 @@ def _sets(entries: Sequence[Entry]) -> list[_Set]:
 def _adaptation_set(
     group: _Set,
     windows: Mapping[str, Window],
-    listed: Mapping[str, list[Segment]],
+    listed: Mapping[str, list[Run]],
     facts: Facts,
     opened: Boundary,
     origin: int,
@@ -201,7 +202,7 @@ def _adaptation_set(
     return lines
 
 
-def _representation(entry: Entry, window: Window, segments: list[Segment], offset: int) -> list[str]:
+def _representation(entry: Entry, window: Window, runs: list[Run], offset: int) -> list[str]:
     track, name = entry.track, entry.rendition.name
     attributes = f'id={quoteattr(name)} bandwidth="{entry.peak}" codecs={quoteattr(entry.codec)}'
     if track.kind is Kind.VIDEO:
@@ -212,31 +213,28 @@ def _representation(entry: Entry, window: Window, segments: list[Segment], offse
             attributes += f' frameRate="{rate.numerator}/{rate.denominator}"'
     else:
         attributes += f' audioSamplingRate="{track.sample_rate}"'
-    init = segments[0].init
+    first = runs[0].first
+    init = first.init
     lines = [f"<Representation {attributes}>"]
     # VLC 3.0 takes nothing over from the AdaptationSet's template, so what it needs stands here again.
     lines.append(
         f'<SegmentTemplate timescale="{track.timescale}" presentationTimeOffset="{offset}"'
         f' media="$RepresentationID$/seg-{window.epoch}-$Number$.m4s"'
         f' initialization="$RepresentationID$/{init.name if init else ""}"'
-        f' startNumber="{segments[0].msn}"><SegmentTimeline>'
+        f' startNumber="{first.msn}"><SegmentTimeline>'
     )
     end: int | None = None
-    for run in runs(segments, window):
-        start = f' t="{run.start}"' if run.start != end else ""
+    for run in runs:
+        start = f' t="{run.first.start}"' if run.first.start != end else ""
         repeat = f' r="{run.count - 1}"' if run.count > 1 else ""
-        lines.append(f'<S{start} d="{run.duration}"{repeat}/>')
-        end = run.start + run.duration * run.count
+        lines.append(f'<S{start} d="{run.first.duration}"{repeat}/>')
+        end = run.end
     lines.append("</SegmentTimeline></SegmentTemplate></Representation>")
     return lines
 
 
-def _end(segment: Segment, window: Window) -> Fraction:
-    return Fraction(segment.start + length_of(segment, window), segment.timescale)
-
-
-def _seconds(segment: Segment) -> Fraction:
-    return Fraction(segment.duration, segment.timescale)
+def _end(run: Run) -> Fraction:
+    return Fraction(run.end, run.first.timescale)
 
 
 def _duration(seconds: Fraction) -> str:

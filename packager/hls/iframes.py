@@ -29,7 +29,12 @@ def render(window: Window) -> bytes:
         "#EXT-X-I-FRAMES-ONLY",
     ]
     init: Init | None = None
+    texts = window.pictures
     for segment in window.segments:
+        if segment.init is init and segment.msn in texts:
+            lines.append(texts[segment.msn])
+            continue
+        start, fresh = len(lines), segment.init is not None and segment.init is not init
         if segment.boundary.discontinuity:
             lines.append("#EXT-X-DISCONTINUITY")
         if segment.init is not None and segment.init is not init:
@@ -41,6 +46,8 @@ def render(window: Window) -> bytes:
         lines.append(f"#EXTINF:{seconds(segment.duration, segment.timescale)},")
         lines.append(f"#EXT-X-BYTERANGE:{max(1, segment.lead_bytes)}@0")
         lines.append(segment_name(window.epoch, segment.msn))
+        if not fresh:
+            texts[segment.msn] = "\n".join(lines[start:])
     if window.ended:
         lines.append("#EXT-X-ENDLIST")
     lines.append("")

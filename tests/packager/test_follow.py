@@ -69,6 +69,10 @@ class Follower:
             if not full.segments:
                 continue
             self.seen += 1
+            summed = [(r.first.msn + n, r.first.start + n * r.first.duration, r.first.duration, r.first.gap, r.era)
+                      for r in window.runs for n in range(r.count)]  # fmt: skip
+            assert summed == [(s.msn, s.start, s.duration, s.gap, s.boundary.discontinuities) for s in window.segments]
+            assert not any(r.first.parts for r in window.runs)
             found = [*lint.check(full), *lint.check(delta)]
             before = self.last.get(name)
             if before is not None:
