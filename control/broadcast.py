@@ -76,9 +76,12 @@ class Broadcast:
         after: asyncio.Task[None] | None = None,
         limits: LimitSettings | None = None,
         rungs: str = "always",
+        on_trouble: Callable[[str, str], None] = lambda seat, reason: None,
     ) -> None:
         """`after`: the last work of the broadcast that used `presentation` before; it is waited for. `rungs`: see
-        `TranscodeSettings.rungs`."""
+        `TranscodeSettings.rungs`. `on_trouble`: is told which encoder or decoder failed, or of a worker that was lost
+        (an empty name), and why."""
+        self._on_trouble = on_trouble
         self._rungs = rungs
         self.id = id
         self.stream = stream
@@ -323,6 +326,8 @@ class Broadcast:
         self.distributor.cutter.mark("transcoder_restart")
         if self.session is not None:
             self.session.want_keyframe()
+        if reason != "overrun":
+            self._on_trouble("", reason)
 
     def failed(self, reason: str, log: str) -> None:
         self._log().error("transcoder_failed", reason=reason, worker_log=log)
@@ -330,10 +335,12 @@ class Broadcast:
         self.distributor.job = None
 
     def stats(self, values: Mapping[str, float | str]) -> None:
-        notice = values.get("notice")
+        notice, failed = values.get("notice"), values.get("failed")
         if notice is not None:
             self.notice(f"transcoder: {notice}")
-        self.transcode_stats.update(values)
+        if failed:
+            self._on_trouble(str(failed), str(notice))
+        self.transcode_stats.update((k, v) for k, v in values.items() if k != "failed")
 
     def thumbnail(self, jpeg: bytes) -> None:
         self.presentation.thumbnail = jpeg

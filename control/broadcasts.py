@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ import structlog
 from control.broadcast import Broadcast, State
 from control.distributor import Planner
 from control.keys import Grant
+from control.planning import Planning
 from ingest.ports import StopReason
 from ingest.settings import LimitSettings
 from packager.archive import Archive, Restored
@@ -45,8 +47,11 @@ class Broadcasts:
         keep_ended_s: float,
         limits: LimitSettings | None = None,
         archive: Archive | None = None,
+        planning: Planning | None = None,
     ) -> None:
-        """`archive`: where streams with a rewind window keep their segments; None: none has one."""
+        """`archive`: where streams with a rewind window keep their segments; None: none has one. `planning`: is told
+        when a broadcast is over, and of devices that fail."""
+        self._planning = planning
         self._pool = pool
         self._packaging = packaging
         self._spawn = spawn
@@ -86,6 +91,7 @@ class Broadcasts:
             after=self._finishing.get(grant.playback_id),
             limits=self._limits,
             rungs=grant.settings.rungs or self._pool.settings.rungs,
+            on_trouble=partial(self._trouble, grant.stream_id),
         )
         self._live[grant.stream_id] = broadcast
         self._ended_at.pop(grant.playback_id, None)
@@ -104,11 +110,24 @@ class Broadcasts:
     def _ended(self, grant: Grant, broadcast: Broadcast) -> None:
         if self._live.get(grant.stream_id) is broadcast:
             del self._live[grant.stream_id]
+            if self._planning is not None:
+                self._planning.release(grant.stream_id)
         self.history.append(broadcast)
         if broadcast.limit:
             self.limit_ends[broadcast.limit] = self.limit_ends.get(broadcast.limit, 0) + 1
         self._ended_at[grant.playback_id] = time.monotonic()
         self._finishing[grant.playback_id] = self._spawn(broadcast.finish())
+
+    def _trouble(self, stream_id: str, seat: str, reason: str) -> None:
+        """An encoder or decoder failed (`seat`), or a whole worker did (no seat)."""
+        if self._planning is None:
+            return
+        planning = self._planning
+        affected = planning.failed(stream_id, seat, reason) if seat else planning.lost(stream_id, reason)
+        for key in affected:
+            broadcast, planner = self._live.get(key), planning.planner_of(key)
+            if broadcast is not None and planner is not None:
+                broadcast.use(planner)
 
     # -- for viewers ------------------------------------------------------------------------------------------
 
@@ -137,6 +156,8 @@ class Broadcasts:
         now, wall = time.monotonic(), time.time()
         for broadcast in self.on_air():  # a copy: a limit may end one of them right here
             broadcast.tick(now, wall)
+        if self._planning is not None:
+            self._planning.tick(self._live)
         for playback_id, at in list(self._ended_at.items()):
             shown = self._shown.get(playback_id)
             if now - at > max(self._keep_ended_s, shown.keep_s if shown is not None else 0):

@@ -114,8 +114,7 @@ def _probe(config: Config = None, flags: Flags = None, as_json: AsJson = False) 
     from control.probing import show
     from transcode.hardware import probe
 
-    del config, flags  # taken by every command; the trials depend on the machine alone
-    hardware = asyncio.run(probe())
+    hardware = asyncio.run(probe(presets=read_settings(config, flags).transcode.presets))
     return say_json(hardware.as_json()) if as_json else show(hardware)
 
 

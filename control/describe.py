@@ -24,6 +24,7 @@ def describe(broadcast: Broadcast) -> dict[str, Any]:
     tracks, plan = b.distributor.tracks, b.plan
     video = next((t for t in tracks.video if t.id == plan.source), next(iter(tracks.video), None))
     audio = next(iter(tracks.audio), None)
+    encoders = {e.name: e.encoders[0] for e in plan.video}
     return {
         "id": b.id,
         "stream": b.stream,
@@ -40,11 +41,13 @@ def describe(broadcast: Broadcast) -> dict[str, Any]:
         "health": verdict(b.meter.recent(), limit_bits=b.max_bitrate_bits),
         "renditions": [
             {"name": r.name, "codec": r.codec.value, "passthrough": r.passthrough, "width": r.width,
-             "height": r.height, "bitrate_bits": r.bitrate}
+             "height": r.height, "bitrate_bits": r.bitrate, "encoder": encoders.get(r.name, "")}
             | ({"language": r.language, "label": r.label, "default": r.default} if r.kind is Kind.AUDIO else {})
             for r in plan.renditions
         ],
         "plan": list(plan.reasons),
+        "left_out": list(plan.left_out),
+        "decoder": next(iter(plan.decoders), "") or ("cpu" if plan.video else ""),
         "cutting": b.distributor.cutter.mode.value,
         "dropped_packets": b.dropped_packets,
         "transcode": dict(b.transcode_stats),

@@ -45,6 +45,8 @@ NOT_ALIGNED = (
     "the keyframes of the video tracks do not lie together: only the first one is used; "
     "set the same keyframe interval in all of them"
 )
+NO_ROOM = "the server has no room for the whole ladder: {} left out until it has"
+ROOM_AGAIN = "the server has room again: the whole ladder is encoded"
 BAD_GOP = "keyframes are too far apart or irregular: the source is encoded anew; set 2 s in the encoder"
 
 Planner = Callable[[Sequence[Track], Sequence[Track], bool], Plan]
@@ -134,6 +136,8 @@ class Distributor:
         self.cutter.restart(reason)
 
     def _adopt(self, plan: Plan) -> None:
+        if plan.left_out != self.plan.left_out:
+            self._notice(NO_ROOM.format(", ".join(plan.left_out)) if plan.left_out else ROOM_AGAIN)
         self.plan = plan
         self._due = ""
         self._names = dict(plan.passed)

@@ -28,7 +28,7 @@ class Gate:
         keys: Keys,
         broadcasts: Broadcasts,
         limits: LimitSettings,
-        planner: Callable[[StreamSettings], Planner],
+        planner: Callable[[StreamSettings, str], Planner],
     ) -> None:
         self._keys = keys
         self._broadcasts = broadcasts
@@ -59,8 +59,8 @@ class Gate:
         self._check_limits(request.address, grant)
         broadcast = self._broadcasts.live(grant.stream_id)
         if broadcast is None:
-            broadcast = self._broadcasts.start(grant, self._planner(grant.settings))
-        elif broadcast.session is not None and grant.settings.on_second_publisher == "reject":
+            broadcast = self._broadcasts.start(grant, self._planner(grant.settings, grant.stream_id))
+        elif broadcast.session is not None and second_publisher(grant.settings) is Second.REFUSE:
             raise Refused(
                 f"The stream {grant.stream_name!r} is on air already: stop the other encoder first, or wait.",
                 slug="stream_in_use",
@@ -102,7 +102,7 @@ class Gate:
             return
         broadcast.reconnect_window_s = settings.reconnect_window_s
         try:
-            broadcast.use(self._planner(settings))
+            broadcast.use(self._planner(settings, change.stream_id))
         except Refused as error:
             broadcast.notice(error.text)
 

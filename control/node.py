@@ -42,7 +42,8 @@ from ingest.whip.endpoint import WhipEndpoint
 from media.errors import HeadraceError, Refused
 from packager.archive import Archive, load
 from packager.origin import Origin
-from transcode.hardware import probe
+from transcode.device import cpus
+from transcode.hardware import Hardware, probe
 from transcode.pool import Pool
 from transcode.remote import Guests
 
@@ -73,10 +74,11 @@ class Node:
         if settings.workers.enabled:
             self.guests = self._make_door(settings)
         self.pool = Pool(settings.transcode, self.guests)
-        self.planning = Planning(settings.transcode)
+        self.planning = Planning(settings.transcode, guests=self._has_guests)
         self.broadcasts = Broadcasts(
-            self.pool, settings.packager, self._spawn, keep_ended_s=KEEP_ENDED_S, limits=settings.limits
-        )
+            self.pool, settings.packager, self._spawn, keep_ended_s=KEEP_ENDED_S, limits=settings.limits,
+            planning=self.planning,
+        )  # fmt: skip
         self.gate = Gate(services.keys, self.broadcasts, settings.limits, self.planning.planner)
         self.origin = Origin(self.broadcasts)
         self.edge: EdgePool | None = None
@@ -92,6 +94,9 @@ class Node:
     def _make_door(self, settings: Settings) -> Guests:
         """For workers of other machines."""
         certificates = Certificates(settings, self._data)
+    def _has_guests(self) -> bool:
+        return self.guests is not None and self.guests.present > 0
+
         token = read_secret(settings.workers.token_file) or worker_token(self._data)
         return Guests(settings.workers, settings.transcode, token=token, tls=certificates.context)
 
@@ -258,9 +263,12 @@ class Node:
                 log.exception("tick_failed")
 
     async def _probe(self) -> None:
-        """Find out what hardware works, without holding anything up."""
-        if self._settings.transcode.enabled and self._settings.transcode.hardware:
-            self.planning.hardware = await probe(cpu=False)
+        """Find out what the devices can do, then how fast the CPU is, without holding anything up."""
+        settings = self._settings.transcode
+        devices = Hardware(cpus())
+        if settings.enabled and settings.hardware:
+            devices = await probe(cpu=False)
+            self.planning.found(devices)
         self._probed.set()
 
     async def _start_demo(self, stack: contextlib.AsyncExitStack) -> None:

@@ -46,8 +46,10 @@ class Status:
         return None if event is None else {"id": event.id, "start": instant(event.wall_us), "scheme": event.scheme}
 
     def hardware(self) -> Mapping[str, Any] | None:
-        found = self._node.planning.hardware
-        return None if found is None else found.as_json()
+        return self._node.planning.as_json()
+
+    def workers(self) -> Sequence[Mapping[str, Any]]:
+        return self._node.guests.as_json() if self._node.guests is not None else []
 
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
         return {"publishers": dict(self._node.gate.refusals), "limits": dict(self._node.broadcasts.limit_ends)}

@@ -1,4 +1,4 @@
-"""`python -m transcode`: what the core starts. `worker` is one job, `trial` tries one encoder (see `hardware`)."""
+"""`python -m transcode`, for the core: `worker` is one job, `trial` tries encoders and decoders (`hardware`)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def main() -> int:
     worker.add_argument("--fd", type=int, required=True, help="file descriptor of the connected socket")
     worker.add_argument("--memory-bytes", type=int, default=0)
     worker.add_argument("--nice", type=int, default=0)
-    trial = commands.add_parser("trial", help="try one encoder, print the result as JSON")
-    trial.add_argument("encoder", help="its libav name; empty for a list of all")
+    trial = commands.add_parser("trial", help="try encoders and decoders, print a line of JSON for each")
+    trial.add_argument("requests", nargs="+", help="kind:seat:preset; empty for a list of what this build has")
     arguments = parser.parse_args()
     if arguments.command == "worker":
         from transcode.worker import main as work
 
         return work(arguments.fd, arguments.memory_bytes, arguments.nice)
-    from transcode.trial import main as try_one
+    from transcode.trial import main as try_them
 
-    return try_one(arguments.encoder)
+    return try_them(arguments.requests)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from media.clock import VIDEO_TIMESCALE
 from media.errors import HeadraceError, ProtocolError
 from media.track import Kind, Track
 from transcode.bitstream import config_in, config_of, sample_of
+from transcode.device import CPU, accel, cuda_index, family_of, split
 from transcode.plan import VideoEncode
 
 TIME_BASE = Fraction(1, VIDEO_TIMESCALE)
@@ -55,13 +56,14 @@ class Encoder:
     """Encodes pictures of `spec`'s size in yuv420p to packets without reordering."""
 
     def __init__(self, spec: VideoEncode, name: str, colour: Colour) -> None:
-        """Open the encoder `name`. Raises `EncoderError`."""
+        """Open the encoder `name`: libav's, with the device that it runs on (`transcode.device`). Raises
+        `EncoderError`."""
         self.name = name
         self._codec = spec.codec
         try:
             self._context = _open(spec, name, colour)
             config = config_of(spec.codec, bytes(self._context.extradata or b""))
-        except (av.FFmpegError, ValueError, ProtocolError) as error:
+        except (av.FFmpegError, ValueError, NotImplementedError, ProtocolError) as error:
             raise EncoderError(f"{name} cannot be opened: {error}") from error
         self.track = Track(
             id=spec.track_id,
@@ -104,11 +106,12 @@ class Encoder:
             self.track = replace(self.track, config=config)
 
 
-def _open(spec: VideoEncode, name: str, colour: Colour) -> VideoCodecContext:
-    context = av.CodecContext.create(name, "w")
+def _open(spec: VideoEncode, seat: str, colour: Colour) -> VideoCodecContext:
+    name, device = split(seat)
+    context = av.CodecContext.create(name, "w", hwaccel=accel(name, device) if device != CPU else None)
     assert isinstance(context, VideoCodecContext)
     context.width, context.height = spec.width, spec.height
-    context.pix_fmt = "yuv420p"
+    context.pix_fmt = _pixels(name)
     context.time_base = TIME_BASE
     context.framerate = spec.frame_rate or RATE_IF_UNKNOWN
     context.sample_aspect_ratio = spec.sample_aspect
@@ -122,9 +125,21 @@ def _open(spec: VideoEncode, name: str, colour: Colour) -> VideoCodecContext:
     context.colorspace = colour.matrix
     threads = spec.threads or _threads(spec)
     context.thread_count = threads
-    context.options = options(spec, name, threads)
+    context.options = options(spec, name, threads) | _where(name, device)
     context.open()
     return context
+
+
+def _pixels(name: str) -> str:
+    """What the encoder is given: yuv420p, or nv12 where it takes no other. PyAV converts, and uploads where that is
+    what the encoder wants."""
+    taken = [pixels.name for pixels in av.Codec(name, "w").video_formats or ()]
+    return "yuv420p" if not taken or "yuv420p" in taken else "nv12"
+
+
+def _where(name: str, device: str) -> dict[str, str]:
+    """How an encoder that finds its device itself is told which one."""
+    return {"gpu": cuda_index(device)} if family_of(name) == "nvenc" and device != CPU else {}
 
 
 def _threads(spec: VideoEncode) -> int:
@@ -145,6 +160,8 @@ def options(spec: VideoEncode, name: str, threads: int) -> dict[str, str]:
     if name == "libsvtav1":
         return {"preset": spec.preset, "svtav1-params": _svtav1(spec)}
     common |= {"profile": spec.profile} if name.startswith("h264") else {}
+    if name in ("h264_nvenc", "hevc_nvenc", "h264_vaapi", "hevc_vaapi"):
+        common |= {"level": f"{spec.level // 10}.{spec.level % 10}"}  # what the CPU's encoder would say
     if name.endswith("_nvenc"):
         return common | {
             "preset": "p4", "tune": "ll", "rc": "cbr", "forced-idr": "1", "no-scenecut": "1", "bf": "0",
@@ -152,6 +169,8 @@ def options(spec: VideoEncode, name: str, threads: int) -> dict[str, str]:
         }  # fmt: skip
     if name.endswith("_qsv"):
         return common | {"preset": "faster", "forced_idr": "1", "async_depth": "1", "bf": "0", "adaptive_i": "0"}
+    if name.endswith("_vaapi"):
+        return common | {"rc_mode": "CBR", "async_depth": "1", "bf": "0"}
     if name.endswith("_amf"):
         return common | {"usage": "lowlatency", "rc": "cbr", "forced_idr": "1", "bf": "0"}
     if name.endswith("_videotoolbox"):

@@ -435,7 +435,9 @@ class Job:
                 self._sink.thumbnail(payload)
             case m.Notice():
                 self._log.warning("worker_notice", slug=message.slug, text=message.text)
-                self._sink.stats({"notice": message.text, "failed": message.failed})
+                # What failed on another machine says nothing about the devices of this one.
+                here = self._process is None or not self._process.place
+                self._sink.stats({"notice": message.text, "failed": message.failed if here else ""})
             case m.Done():
                 self._done.set()
             case _:

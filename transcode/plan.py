@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from media.rendition import Rendition
 from media.track import Codec, Kind, Track
 from transcode.bitstream import describe, is_aac_lc
+from transcode.device import split
 from transcode.ladder import Ladder, Rung, divisor, fit
 from transcode.profile import pick_level
 from transcode.settings import TranscodeSettings
@@ -49,7 +50,7 @@ class VideoEncode:
     track_id: int
     codec: Codec
     encoders: tuple[str, ...]
-    """libav names, best first; the next is tried when one fails."""
+    """Seats (`transcode.device`), best first; the next is tried when one fails."""
     width: int
     height: int
     bitrate: int
@@ -66,6 +67,8 @@ class VideoEncode:
     threads: int = 0
     value: int = 0
     sheddable: bool = True
+    preferred: tuple[str, ...] = ()
+    """libav names that the operator wants before others, wherever there is room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,10 @@ class Plan:
     """Seconds behind real time before the worker sheds; 0 never."""
     reasons: tuple[str, ...] = ()
     """Sentences for a person: what was chosen and why."""
+    decoders: tuple[str, ...] = ()
+    """Seats that may decode the source's video, best first; behind them always the CPU."""
+    left_out: tuple[str, ...] = ()
+    """Renditions that the ladder has and this machine has no room for (`transcode.placement`)."""
 
     @property
     def encodes(self) -> bool:
@@ -191,6 +198,7 @@ def make_plan(
         thumbnail_height=settings.thumbnail_height,
         shed_after_s=settings.shed_after_s if settings.shed else 0.0,
         reasons=(*reasons, *sounds.reasons),
+        decoders=hardware.decoders(video.codec) if hardware is not None and settings.hardware else (),
     )
 
 
@@ -336,13 +344,14 @@ def _encode(
         bitrate = min(bitrate, max(video.bitrate * 3 // 4, 150_000))
     cpu = CPU_ENCODERS[rung.codec]
     tried = hardware.encoders(rung.codec) if hardware is not None and settings.hardware else ()
-    working = set(tried) | {cpu}
-    preferred = [name for name in settings.encoders if name in working]
+    working = tuple(dict.fromkeys((*tried, cpu)))
+    preferred = [seat for name in settings.encoders for seat in working if split(seat)[0] == name]
     return VideoEncode(
         rung.name,
         video.id,
         rung.codec,
-        encoders=tuple(dict.fromkeys((*preferred, *tried, cpu))),
+        encoders=tuple(dict.fromkeys((*preferred, *working))),
+        preferred=settings.encoders,
         width=rung.width,
         height=rung.height,
         bitrate=bitrate,

@@ -187,6 +187,11 @@ class Guests:
             self._server = None
         await asyncio.gather(*(guest.kill("the core ends") for guest in list(self._all)))
 
+    @property
+    def present(self) -> int:
+        """Workers that are here, idle or busy."""
+        return sum(guest.state in (State.IDLE, State.BUSY) for guest in self._all)
+
     def take(self) -> Guest | None:
         """An idle worker, of the machine with the fewest jobs of ours; None where nobody is idle."""
         busy = Counter(guest.place for guest in self._all if guest.state is State.BUSY)
@@ -236,7 +241,7 @@ class Guests:
 
 
 def fitted(plan: Plan, hardware: Mapping[str, tuple[str, ...]], settings: TranscodeSettings) -> Plan:
-    """`plan` with the encoders of the machine that it goes to: those preferred, its hardware, its CPU."""
+    """`plan` for the machine that it goes to: the encoders preferred, its hardware, its CPU; its CPU decodes."""
 
     def names(codec: Codec) -> tuple[str, ...]:
         there = hardware.get(codec.value, ()) if settings.hardware else ()
@@ -244,7 +249,8 @@ def fitted(plan: Plan, hardware: Mapping[str, tuple[str, ...]], settings: Transc
         preferred = [name for name in settings.encoders if name in (*there, cpu)]
         return tuple(dict.fromkeys((*preferred, *there, cpu)))
 
-    return replace(plan, video=tuple(replace(encode, encoders=names(encode.codec)) for encode in plan.video))
+    video = tuple(replace(encode, encoders=names(encode.codec)) for encode in plan.video)
+    return replace(plan, video=video, decoders=())
 
 
 def replace_plan(message: m.Open | m.Change, plan: Plan) -> m.Open | m.Change:

@@ -188,3 +188,16 @@ class TranscodeSettings(BaseModel):
     threads: int = Field(
         default=0, ge=0, le=64, description="Threads for one H.264 or H.265 encoder on the CPU; 0 lets us choose."
     )
+    admission: float = Field(
+        default=0.9,
+        ge=0.0,
+        le=4.0,
+        description="How far each device, the CPU among them, may be booked, as a share of what was measured when the "
+        "server started (some CPU seconds, in the background). A broadcast for which there is no room is taken with "
+        "fewer rungs, or as it is published; the rest follows when there is room. 0: no limit, nothing is measured.",
+    )
+
+    @property
+    def presets(self) -> dict[str, str]:
+        """Of the CPU's encoders, by libav name."""
+        return {"libx264": self.x264_preset, "libx265": self.x265_preset, "libsvtav1": str(self.svtav1_preset)}

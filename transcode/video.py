@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from media.clock import VIDEO_TIMESCALE
 from media.packet import Gap, Packet
 from media.track import Track
-from transcode.decoder import VideoDecoder
+from transcode.decoder import DecoderError, VideoDecoder
 from transcode.inbox import Inbox, Turn
 from transcode.output import Output
 from transcode.plan import Plan, VideoEncode
@@ -44,6 +44,9 @@ class VideoBranch(threading.Thread):
         self._plan = plan
         self._output = output
         self._decoder: VideoDecoder | None = None
+        self._decoders: tuple[str, ...] = ()
+        """The plan's, as they were when the decoder was opened."""
+        self._bad_decoders: set[str] = set()
         self._errors_before = 0
         self._turns: deque[Turn] = deque()
         self._live = False
@@ -114,12 +117,23 @@ class VideoBranch(threading.Thread):
 
     def _packet(self, packet: Packet) -> None:
         decoder = self._decoder
-        if decoder is None or decoder.track != packet.track:
+        moved = packet.keyframe and decoder is not None and self._decoders != self._seats()
+        if decoder is None or decoder.track != packet.track or moved:
             if decoder is not None:
                 self._show(decoder.flush(), decoder.track)
                 self._errors_before += decoder.errors
-            self._decoder = decoder = VideoDecoder(packet.track)
+            self._decoders = self._seats()
+            self._decoder = decoder = VideoDecoder(packet.track, self._decoders, self._decoder_failed)
         self._show(decoder.decode(packet), packet.track)
+
+    def _seats(self) -> tuple[str, ...]:
+        return tuple(seat for seat in self._plan.decoders if seat not in self._bad_decoders)
+
+    def _decoder_failed(self, error: DecoderError, failed: str, then: str) -> None:
+        if failed:
+            self._bad_decoders.add(failed)
+        self._output.notice("decoder_failed", f"{error.text}; {then} takes over.", failed)
+        self._decoders = self._seats()
 
     def _show(self, pictures: list[VideoFrame], track: Track) -> None:
         for picture in pictures:

@@ -84,7 +84,7 @@ class Bench:
         self.ended: list[Broadcast] = []
         settings = TranscodeSettings()
         self.planning = Planning(settings)
-        planner = self.planning.planner(StreamSettings(ladder=("360p",)))
+        planner = self.planning.planner(StreamSettings(ladder=("360p",)), "s")
 
         self.presentation = Presentation("p", PackagerSettings())
         self.broadcast = Broadcast(

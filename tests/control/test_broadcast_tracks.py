@@ -75,7 +75,7 @@ class Bench:
         self.broadcast.attach(self.session)
 
     def planner(self, ladder: tuple[str, ...], **settings: Any) -> Any:
-        return self.planning.planner(StreamSettings(ladder=ladder, **settings))
+        return self.planning.planner(StreamSettings(ladder=ladder, **settings), "s")
 
     async def feed(self, *streams: Iterable[Packet]) -> None:
         for packet in sorted((p for s in streams for p in s), key=lambda p: Fraction(p.dts, p.track.timescale)):
@@ -272,7 +272,7 @@ async def test_a_broadcast_that_a_limit_ends_in_the_tick_leaves_the_others_on_ai
         return tasks[-1]
 
     them = Broadcasts(cast(Pool, PoolDouble()), PackagerSettings(), spawn, keep_ended_s=60)
-    planner = Planning(TranscodeSettings()).planner(StreamSettings(ladder=()))
+    planner = Planning(TranscodeSettings()).planner(StreamSettings(ladder=()), "s")
     for name in ("one", "two"):
         broadcast = them.start(Grant(name, name, name, "key", StreamSettings(), None), planner)
         session = Session(broadcast, PublishRequest("rtmp", "k", "192.0.2.1", 1), "key")

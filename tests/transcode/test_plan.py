@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from media.track import Codec, Kind, Track
-from transcode.hardware import EncoderTrial, Hardware
+from transcode.hardware import Hardware, Trial
 from transcode.ladder import PRESETS
 from transcode.plan import Plan, make_plan
 from transcode.profile import pick_level
@@ -90,16 +90,20 @@ def test_a_source_above_the_limit_is_made_smaller_where_it_is_encoded(video: Tra
 
 def test_hardware_goes_first_and_the_cpu_stands_behind_it(video: Track) -> None:
     trials = [
-        EncoderTrial("h264_nvenc", "h264", "NVIDIA GPU", works=True),
-        EncoderTrial("h264_qsv", "h264", "Intel GPU", works=False, reason="no"),
-        EncoderTrial("libx264", "h264", "CPU", works=True),
+        Trial("h264_nvenc", "encode", "h264", "cuda:0", works=True),
+        Trial("h264_nvenc", "encode", "h264", "cuda:1", works=True),
+        Trial("h264_qsv", "encode", "h264", "/dev/dri/renderD128", works=False, reason="no"),
+        Trial("libx264", "encode", "h264", "cpu", works=True),
+        Trial("h264+cuda", "decode", "h264", "cuda:0", works=True),
     ]
     hardware = Hardware(2, tuple(trials))
-    assert plan_of(video, hardware=hardware).video[0].encoders == ("h264_nvenc", "libx264")
+    nvenc = ("h264_nvenc@cuda:0", "h264_nvenc@cuda:1")
+    assert plan_of(video, hardware=hardware).video[0].encoders == (*nvenc, "libx264")
+    assert plan_of(video, hardware=hardware).decoders == ("h264+cuda@cuda:0",)
     off = TranscodeSettings(hardware=False)
     assert plan_of(video, hardware=hardware, settings=off).video[0].encoders == ("libx264",)
     preferred = TranscodeSettings(encoders=("h264_amf", "libx264"))
-    assert plan_of(video, hardware=hardware, settings=preferred).video[0].encoders == ("libx264", "h264_nvenc")
+    assert plan_of(video, hardware=hardware, settings=preferred).video[0].encoders == ("libx264", *nvenc)
 
 
 def test_a_rung_does_not_cost_more_than_its_source(video: Track) -> None:
