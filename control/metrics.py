@@ -70,6 +70,7 @@ class CoreCollector(Collector):
         keys = self._services.keys
         refused = CounterMetricFamily("headrace_control_refused_keys", "Attempts refused.", labels=["reason"])
         for slug, count in sorted(keys.refusals.items()):
+        yield from self._devices()
             refused.add_metric([slug], count)
         yield refused
         dropped = CounterMetricFamily("headrace_control_audit_dropped_entries", "Audit entries that were lost.")
@@ -82,6 +83,21 @@ class CoreCollector(Collector):
             "limits": ("headrace_control_limit_ends", "Broadcasts that a limit ended.", "limit"),
         }
         counts = self._node.refusals()
+    def _devices(self) -> Iterator[Metric]:
+        devices = (self._node.hardware() or {}).get("placement", [])
+        load = GaugeMetricFamily(
+            "headrace_transcode_device_load_ratio", "Share of a device that is booked.", labels=["device"]
+        )
+        out = GaugeMetricFamily(
+            "headrace_transcode_device_left_out", "1 while a device is left out for failing often.", labels=["device"]
+        )
+        failures = CounterMetricFamily("headrace_transcode_device_failures", "Failures of devices.", labels=["device"])
+        for device in devices:
+            load.add_metric([device["id"]], device["load"])
+            out.add_metric([device["id"]], float(device["left_out_s"] > 0))
+            failures.add_metric([device["id"]], device["failures"])
+        yield from (load, out, failures)
+
         for section, (name, text, label) in texts.items():
             counter = CounterMetricFamily(name, text, labels=[label])
             for slug, count in sorted(counts.get(section, {}).items()):
@@ -113,6 +129,12 @@ def _of_broadcasts(live: list[Mapping[str, Any]]) -> Iterator[Metric]:
         if word in WORDS:
             health.add_metric(_labels(broadcast), WORDS.index(word))
     yield health
+    left_out = GaugeMetricFamily(
+        "headrace_transcode_left_out_renditions", "Renditions of the ladder that there was no room for.", labels=LABELS
+    )
+    for broadcast in live:
+        left_out.add_metric(_labels(broadcast), len(broadcast.get("left_out") or ()))
+    yield left_out
 
 
 def _values(live: list[Mapping[str, Any]], section: str, field: str) -> Iterator[tuple[list[str], float]]:
