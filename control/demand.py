@@ -7,11 +7,12 @@ Stands between distributor and pool, as a job to the one and as a sink to the ot
 | `ON` | the broadcast's own job | nobody asked for `linger_s`: at the next cut, `ENDING` |
 | `ENDING` | the job, up to that cut | `LEAVE_S` later: `OFF` |
 | `OFF` | nobody; it stays listed | a request: `STARTING` |
-| `DUE` | nobody yet: the lowest, because another one is watched | next cut: `ON`; a request: `STARTING` |
+| `DUE` | nobody yet: the pinned one, because another is watched | next cut: `ON`; a request: `STARTING` |
 | `STARTING` | a job of its own, from the source kept | at the next cut the broadcast's job takes over: `JOINING` |
 | `JOINING` | its own job up to that cut, the other (held so long) from there on | `ON` |
 
-The rendition `source` is never off. The lowest rung is on while anybody watches anything of the stream.
+The rendition `source` is never off, nor is sound. With `rungs_pinned = "lowest"` the lowest rung is on while anybody
+watches anything of the stream. With nothing to encode there is no worker.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ LEAVE_S = 0.8
 """How long after a cut the worker may still hand over what lies before it."""
 HELD_PACKETS = 600
 """Of one rung, while it is taken over."""
+FIRST_S = 3.0
+"""So long a rung is encoded at first though nobody asks for it: the playlists that list it tell its codec."""
 
 
 class Rung(Enum):
@@ -92,20 +95,21 @@ class Demand:
         # A replay hands over seconds of source at once, and must not be thinned for being late.
         self._replaying = settings.model_copy(update={"queue_s": 60.0, "queue_bytes": 2 * KEPT_BYTES})
         self._linger_s = settings.rungs_linger_s
+        self._pins = settings.rungs_pinned == "lowest"
         self._name = name
         self._job: Job | None = None
         self._states: dict[str, _State] = {}
         self._chunks: list[list[Packet | Cut]] = []
         """The source's video since a few cuts ago; each chunk begins with its cut."""
         self._kept_bytes = 0
-        self._watched = self._clock()
+        self._watched = self._unasked()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._closed = False
 
     async def start(self) -> Demand:
         """Open the broadcast's own job. Raises `WorkerError`."""
-        self._note_rungs()
+        self._note_rungs(self._unasked())
         self._job = await self._pool.open(self._plan, _Own(self, self._sink), name=self._name)
         self._presentation.on_demand = self.asked
         return self
@@ -139,15 +143,18 @@ class Demand:
         return [e for e in self._plan.video if e.name != SOURCE and e.sheddable]
 
     def _pinned(self) -> list[str]:
-        return [e.name for e in sorted(self._may_be_off(), key=lambda e: e.bitrate)[:1]]
+        return [e.name for e in sorted(self._may_be_off(), key=lambda e: e.bitrate)[:1]] if self._pins else []
 
-    def _note_rungs(self) -> None:
+    def _unasked(self) -> float:
+        """When a rung was asked for that is to be on for `FIRST_S` from now."""
+        return self._clock() - self._linger_s + FIRST_S
+
+    def _note_rungs(self, asked: float) -> None:
         names = {e.name for e in self._may_be_off()}
         for name in self._states.keys() - names:
             self._abandon(name, self._states.pop(name))
-        now = self._clock()
         for name in names - self._states.keys():
-            self._states[name] = _State(asked=now)
+            self._states[name] = _State(asked=asked)
 
     def _wanted(self, name: str, state: _State, now: float) -> bool:
         asked = self._watched if name in self._pinned() else state.asked
@@ -164,7 +171,7 @@ class Demand:
                 self._presentation.wake(encode.name, 0)
                 self._states[encode.name] = _State(asked=self._clock())
         self._plan = plan
-        self._note_rungs()
+        self._note_rungs(self._clock())
         self._tell()
 
     def _tell(self) -> None:
@@ -311,6 +318,8 @@ class Demand:
 
     def _join(self, state: _State) -> None:
         """The broadcast's own job makes the rung from here on."""
+        if state.rung is not Rung.JOINING:
+            return
         held, state.held = state.held, []
         state.rung, state.until = Rung.ON, 0
         name = next((n for n, s in self._states.items() if s is state), None)
@@ -335,6 +344,8 @@ class Demand:
         if state.rung is Rung.STARTING:
             state.rung = Rung.ON
             self._tell()
+        elif state.rung is Rung.JOINING:
+            self._join(state)
         if job is not None:
             task = asyncio.get_running_loop().create_task(job.close(drain=False))
             self._tasks.add(task)

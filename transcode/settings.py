@@ -178,9 +178,13 @@ class TranscodeSettings(BaseModel):
     )
     rungs: Literal["always", "watched"] = Field(
         default="always",
-        description="Which rungs are encoded: `always` all of them; `watched` those that somebody asks for, the lowest "
-        "one while anybody watches the stream. A rung that is asked for starts with its last few segments. A stream "
-        "may have its own setting.",
+        description="Which rungs are encoded: `always` all of them; `watched` those that somebody asks for. A rung "
+        "that is asked for starts with its last few segments. A stream may have its own setting.",
+    )
+    rungs_pinned: Literal["none", "lowest"] = Field(
+        default="none",
+        description="With `watched`: `lowest` encodes the lowest rung too while anybody watches anything of the "
+        "stream, so that a player in need finds it at once instead of within two seconds. It costs a decoder.",
     )
     rungs_linger_s: float = Field(
         default=15.0, ge=4.0, le=3600.0, description="How long a watched rung is encoded after the last request for it."
