@@ -22,7 +22,7 @@ from typing import Protocol
 
 import structlog
 
-from edge import freshness
+from edge import freshness, words
 from edge.cache import Cache, vary_key
 from edge.entry import CORS, HOP_BY_HOP, Entry, Fields, viewer_fields
 from edge.latency import Latencies
@@ -99,6 +99,10 @@ class Flight:
         """`entry` is the old one, standing in for a failing origin."""
         self.failure = UpstreamError(502, "origin_failed", retry=False)
         self.readers: dict[Waiter, None] = {}
+        self.ready: dict[str, tuple[bytes, bytes] | None] = {}
+        """What all who wait get alike, by content coding, made when the first of them is woken."""
+        self.waits: list[float] = []
+        """Since when those waited who got it: they are counted together, afterwards."""
         self.storable = True
         """Cleared by a purge: the answer then goes to those who wait and is not kept."""
 
@@ -320,13 +324,21 @@ class Coalescer:
         crowd = len(flight.readers)
         began = time.perf_counter()
         flight.wake()
+        # What was written goes to the sockets at the end of the loop's turn: look after that.
+        loop = asyncio.get_running_loop()
         if crowd >= CROWD:
-            # What was written goes to the sockets at the end of the loop's turn: look after that.
-            loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._woken, began)
+        if flight.waits:
+            loop.call_soon(loop.call_soon, self._count, flight.waits, self._clock())
 
     def _woken(self, began: float) -> None:
         self.latency.wake.observe(time.perf_counter() - began)
+
+    def _count(self, waits: list[float], until: float) -> None:
+        self._stats.coalesced += len(waits)
+        for since in waits:
+            self.latency.first_byte.observe(until - since)
+            self.latency.blocked.observe(until - since)
 
     def _fail(self, flight: Flight, error: UpstreamError) -> None:
         if flight.state in (State.DONE, State.FAILED):
@@ -400,7 +412,7 @@ def error_entry(key: str, status: int, slug: str, now: float, name: str, wall: f
     if status == 401:
         fields.append((b"www-authenticate", b'Bearer realm="headrace"'))
     fields.extend(CORS)
-    return Entry(key, status, tuple(fields), f"{status} {slug}\n".encode(), now=now)
+    return Entry(key, status, tuple(fields), words.body(status, slug), now=now)
 
 
 def _texts(fields: Fields) -> dict[str, str]:

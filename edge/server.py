@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
+from edge.access import Access
 from edge.access_log import AccessLog
 from edge.client import Clients
 from edge.connection import Connection
@@ -68,20 +69,26 @@ class Server:
     """Shared by all connections of a worker."""
 
     def __init__(
-        self, settings: EdgeSettings, site: Site, stats: Stats, viewers: Viewers, log: AccessLog | None = None
+        self,
+        settings: EdgeSettings,
+        site: Site,
+        stats: Stats,
+        viewers: Viewers,
+        log: AccessLog | None = None,
+        access: Access | None = None,
     ) -> None:
         self.settings, self.site, self.stats, self.viewers = settings, site, stats, viewers
         self.heads = Heads(frozenset(settings.query_keys), settings.max_target_bytes)
         keys = frozenset(settings.query_keys)
         self.blocks = h2_request.Reader(keys, settings.max_target_bytes, settings.max_head_bytes)
-        self.log = log
+        self.log, self.access = log, access
         self.connections: set[Peer] = set()
         self.draining = False
         self._addresses: dict[str, _Address] = {}
         self._rate = settings.requests_per_s_per_address
         self.clients = Clients(settings.trusted_proxies, settings.client_header)
         hidden = bool(settings.trusted_proxies) and settings.client_header not in ("x-forwarded-for", "forwarded")
-        self.short_path = not (self._rate or settings.token_required or settings.token_keys or hidden)
+        self.short_path = not (self._rate or access is not None or hidden)
 
     def make(self, address: str = "") -> Connection:
         """A protocol for a new connection. `address` is the viewer's where that is not the peer's."""
@@ -126,10 +133,17 @@ class Server:
 
     def check(self, connection: Peer, asked: Request, now: float) -> tuple[int, str] | None:
         """Count a request for its viewer; status and slug where a limit refuses it."""
+        if asked.plain and now < connection.counted_until:
+            return None  # counted a moment ago, and no limit: see `short_path`
         address = self.address(connection, asked)
         if self._rate and not self._take(address, now):
             self.stats.refused += 1
             return 429, "too_many_requests"
+        if self.access is not None:
+            refusal = self.access.refuse(asked, address, trusted=self.clients.trusts(connection.address))
+            if refusal is not None:
+                self.stats.denied += 1
+                return refusal
         self.viewers.seen(asked.path, address, asked.headers.get("user-agent", ""), now)
         if self.short_path:
             connection.counted_until = now + COUNT_EVERY_S

@@ -88,6 +88,25 @@ class EdgeSettings(BaseModel):
         None, description="JSON Web Key Set of viewer token keys (HS256, ES256, EdDSA), reloaded when the file changes."
     )
     token_required: bool = Field(False, description="Whether every stream wants a viewer token.")
+    token_ipv4_bits: int = Field(
+        32, ge=8, le=32, description="Bits of an IPv4 address that count where a token is bound to one (claim `ip`)."
+    )
+    token_ipv6_bits: int = Field(
+        64, ge=16, le=128, description="The same for IPv6, where devices change the last 64 bits by themselves."
+    )
+    access_rules: Path | None = Field(
+        None,
+        description="TOML file of rules by address, country and embedding site; see `docs/viewers.md`. Read again when "
+        "it changes.",
+    )
+    country_header: str = Field(
+        "cf-ipcountry",
+        pattern=r"^[a-z0-9-]{1,64}$",
+        description="Header in which a trusted proxy (a CDN) names the viewer's country.",
+    )
+    country_addresses: Path | None = Field(
+        None, description="File with `NETWORK,COUNTRY` a line, for viewers whose country no proxy names."
+    )
     access_log: str = Field(
         "",
         description="File for a line of JSON per answer, without tokens; `stderr`; empty: none. It may be moved away "

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from typing import Protocol
 
 from edge import access_log, pages
 from edge.cache import Cache, vary_key
 from edge.coalesce import Coalescer, Flight, error_entry
-from edge.entry import CORS, Entry, Fields, server_timing
+from edge.entry import CORS, JOIN_BYTES, Entry, Fields, server_timing
 from edge.reader import Reader, Sink
 from edge.request import Request
 from edge.settings import EdgeSettings
@@ -26,14 +25,6 @@ PREFLIGHT: Fields = (
 )
 
 
-class Guard(Protocol):
-    """Says whether a request may see a stream; see `edge.tokens`."""
-
-    def refuse(self, request: Request) -> tuple[int, str] | None:
-        """Status and slug of a refusal; None where the request may go on."""
-        ...
-
-
 class Site:
     """Answers requests. One per worker."""
 
@@ -45,11 +36,9 @@ class Site:
         stats: Stats,
         clock: Callable[[], float],
         wall: Callable[[], float],
-        guard: Guard | None = None,
     ) -> None:
         self.settings, self.cache, self.coalescer, self.stats = settings, cache, coalescer, stats
         self.clock, self._wall = clock, wall
-        self._guard = guard
         self.latency = coalescer.latency
         self.pages = pages.load(settings.name, clock())
         self._loop_mark = settings.name.lower()
@@ -64,10 +53,6 @@ class Site:
         if page is not None:
             self.stats.hit += 1
             self._serve(page, request, sink, now, b"HIT")
-            return
-        if self._guard is not None and (refusal := self._guard.refuse(request)) is not None:
-            self.stats.denied += 1
-            self.refuse(sink, *refusal, request=request)
             return
         if "via" in request.headers and self._loops(request.headers["via"]):
             self.stats.error += 1
@@ -120,6 +105,19 @@ class Site:
             return
         self.count(flight, leads, since)
         self._serve(entry, request, sink, now, self.result(flight, leads))
+
+    def ready(self, flight: Flight, coding: str) -> tuple[bytes, bytes] | None:
+        """The whole HTTP/1.1 answer, in one piece or two, that a plain request gets which joined a flight that is over.
+
+        None where that is not the same for all, or no 200.
+        """
+        entry = flight.entry
+        if entry is None or entry.status != 200 or flight.stale or flight.vary or not flight.share:
+            return None
+        entry, now, result = entry.squeezed(coding) if coding else entry, self.clock(), self.result(flight, False)
+        if len(entry.body) <= JOIN_BYTES:
+            return entry.whole_for(now, result), b""
+        return entry.head_for(now, result), entry.body
 
     def refuse(self, sink: Sink, status: int, slug: str, *, request: Request | None = None) -> None:
         """An error of the edge's own."""

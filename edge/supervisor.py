@@ -29,6 +29,7 @@ from typing import Any
 import structlog
 
 from edge import metrics
+from edge.revocation import Revocations
 from edge.settings import EdgeSettings
 from edge.worker import BACKLOG, Orders, bind
 
@@ -48,10 +49,12 @@ LINE_BYTES = 64 * 2**20
 class EdgePool:
     """See the module. `upstream`: `unix:PATH`, or URLs (`http://host:port`, `https://host`), tried in order."""
 
-    def __init__(self, settings: EdgeSettings, upstream: str | Iterable[str]) -> None:
+    def __init__(self, settings: EdgeSettings, upstream: str | Iterable[str], *, folder: Path | None = None) -> None:
+        """`folder`: where a folder for private sockets is made; by default that of temporary files."""
         self.settings = settings
         self._upstream = (upstream,) if isinstance(upstream, str) else tuple(upstream)
         self._count = settings.workers or os.cpu_count() or 1
+        self._parent = folder
         self._folder: Path | None = None
         self._held: list[socket.socket] = []
         self._held_tls: list[socket.socket] = []
@@ -64,6 +67,7 @@ class EdgePool:
         self._ready = [asyncio.Event() for _ in range(self._count)]
         self._viewer_key = secrets.token_hex(16)
         self._stopping = False
+        self.revoked = Revocations()
         self.restarts = 0
         self.port = 0
         """The port that viewers use; known after `start`."""
@@ -89,7 +93,7 @@ class EdgePool:
         if settings.certificate is not None:
             self._held_tls = _hold(settings.host, settings.tls_port, self._count)
             self.tls_port = self._held_tls[0].getsockname()[1]
-        self._folder = Path(tempfile.mkdtemp(prefix="headrace-edge-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="headrace-edge-", dir=self._parent))
         self._tasks = [asyncio.create_task(self._keep(index)) for index in range(self._count)]
         everyone = asyncio.gather(*(event.wait() for event in self._ready))
         try:
@@ -187,6 +191,11 @@ class EdgePool:
         """Forget every object whose path starts with `prefix`, in all workers; how many there were."""
         return sum(int(answer["purged"]) for answer in await self._ask_all({"do": "purge", "prefix": prefix}))
 
+    async def revoke(self, revoked: Revocations) -> None:
+        """From here on this list of tokens is void, in all workers and in those that come."""
+        self.revoked = revoked
+        await self._ask_all({"do": "revoke", "list": revoked.to_json()})
+
     async def _keep(self, index: int) -> None:
         """Keep one worker running."""
         loop = asyncio.get_running_loop()
@@ -212,7 +221,8 @@ class EdgePool:
         fd = self._held[index].fileno()
         tls_fd = self._held_tls[index].fileno() if self._held_tls else -1
         orders = Orders(
-            *(self.settings, self._upstream, self.port, self.tls_port, str(control), self._viewer_key, fd, tls_fd)
+            *(self.settings, self._upstream, self.port, self.tls_port, str(control), self._viewer_key, fd, tls_fd),
+            revoked=self.revoked,
         )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "edge"),
@@ -238,6 +248,8 @@ class EdgePool:
             if b'"ready"' in line:
                 self._controls[index] = control
                 self._ready[index].set()
+                if orders.revoked is not self.revoked:
+                    await self._ask(control, {"do": "revoke", "list": self.revoked.to_json()})
                 await process.stdout.read()
             elif process.returncode is None:
                 process.kill()
@@ -252,11 +264,11 @@ class EdgePool:
             with contextlib.suppress(OSError):
                 control.unlink()
 
-    async def _ask_all(self, order: dict[str, str]) -> list[dict[str, Any]]:
+    async def _ask_all(self, order: dict[str, Any]) -> list[dict[str, Any]]:
         answers = await asyncio.gather(*(self._ask(path, order) for path in list(self._controls.values())))
         return [answer for answer in answers if answer is not None]
 
-    async def _ask(self, path: Path, order: dict[str, str]) -> dict[str, Any] | None:
+    async def _ask(self, path: Path, order: dict[str, Any]) -> dict[str, Any] | None:
         try:
             async with asyncio.timeout(ASK_S):
                 reader, writer = await asyncio.open_unix_connection(str(path), limit=LINE_BYTES)

@@ -4,14 +4,24 @@ A token comes as `?token=`, as `Authorization: Bearer`, or as a path prefix `/t/
 in playlists keep the prefix, so that one link carries a viewer from the page to the last segment. It is
 never part of the cache key and never goes upstream.
 
-Claims: `exp` (required), `sub` the playback id, or `*`; `nbf` optional.
+| claim | |
+|---|---|
+| `exp` | required: Unix seconds |
+| `sub` | required: the playback id, or `*` |
+| `nbf`, `iat` | optional: from when it counts; when it was made, for `Revocations` |
+| `jti` | optional: a name, by which it can be revoked |
+| `ip` | optional: an address or a network (CIDR), or a list of them, from which alone it counts |
+
+A key of the set may carry `exp`, after which it verifies nothing: that is how keys rotate with overlap.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -20,70 +30,140 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from edge.request import Request
+from edge.revocation import Revocations, fingerprint
 
 log = structlog.get_logger(__name__)
 
 ALGORITHMS = ["HS256", "ES256", "EdDSA", "Ed25519"]
 MEMO = 20_000
-"""Tokens whose signature was found good; one entry is about 500 bytes."""
+"""Tokens whose signature was found good; one entry is about 700 bytes."""
+MAX_BYTES = 2048
+MAX_NETWORKS = 16
 LEEWAY_S = 5
 """Clocks of the signer and of the edge may differ by this."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token with a good signature says."""
+
+    stream: str
+    begins: float
+    ends: float
+    issued: float
+    mark: str
+    """Fingerprint of its `jti`; empty without."""
+    networks: tuple[Network, ...]
+    """Where it counts; empty: everywhere."""
 
 
 class TokenGuard:
     """Refuses requests for a stream without a good token. `keys`: file with a JSON Web Key Set."""
 
-    def __init__(self, keys: Path, *, required: bool, wall: Callable[[], float] = time.time) -> None:
-        self._path, self._required, self._wall = keys, required, wall
+    def __init__(
+        self,
+        keys: Path,
+        *,
+        required: bool,
+        prefixes: tuple[int, int] = (32, 64),
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`prefixes`: bits of an IPv4 and an IPv6 address that must be equal where a token is bound to one."""
+        self._path, self._required, self._prefixes, self._wall = keys, required, prefixes, wall
         self._stamp = 0
         self._keys = KeySet([])
-        self._good: dict[str, tuple[str, float, float]] = {}
+        self._keys_end = float("inf")
+        self._good: dict[str, Claims] = {}
+        self.revoked = Revocations()
         self.reload()
 
     def reload(self) -> None:
-        """Read the keys again if their file has changed; a removed key ends its tokens at once."""
+        """Read the keys again if their file has changed or one has ended; a removed key ends its tokens at once."""
+        now = self._wall()
         try:
             stamp = self._path.stat().st_mtime_ns
-            if stamp == self._stamp:
+            if stamp == self._stamp and now < self._keys_end:
                 return
-            self._keys = KeySet.import_key_set(json.loads(self._path.read_bytes()))
-        except (OSError, ValueError, JoseError) as error:
+            found = json.loads(self._path.read_bytes())
+            ends = [float(key.get("exp", "inf")) for key in found["keys"]]
+            living = [key for key, end in zip(found["keys"], ends, strict=True) if now < end]
+            self._keys = KeySet.import_key_set({"keys": living}) if living else KeySet([])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, JoseError) as error:
             log.warning("token_keys_not_loaded", error=type(error).__name__, path=str(self._path))
             return
-        self._stamp = stamp
+        self._stamp, self._keys_end = stamp, min((end for end in ends if now < end), default=float("inf"))
         self._good.clear()
 
-    def refuse(self, request: Request) -> tuple[int, str] | None:
-        """Status and slug of a refusal; None where the request may go on."""
+    def refuse(self, request: Request, address: str = "") -> tuple[int, str] | None:
+        """Status and slug of a refusal; None where the viewer at `address` may go on."""
         if not request.path.startswith("/live/"):
             return None
         if not request.token:
             return (401, "token_missing") if self._required else None
+        now = self._wall()
+        if now >= self._keys_end:
+            self.reload()
         claims = self._good.get(request.token)
         if claims is None:
             claims = self._check(request.token)
             if claims is None:
                 return 403, "token_bad"
-        stream, begins, ends = claims
-        now = self._wall()
-        if not begins - LEEWAY_S <= now < ends + LEEWAY_S:
+        if not claims.begins - LEEWAY_S <= now < claims.ends + LEEWAY_S:
             return 403, "token_expired"
-        if stream not in ("*", request.path.split("/", 3)[2]):
+        stream = request.path.split("/", 3)[2]
+        if claims.stream not in ("*", stream):
             return 403, "token_for_another_stream"
+        if claims.networks and not _inside(address, claims.networks):
+            return 403, "token_for_another_address"
+        revoked = self.revoked
+        if (revoked.tokens or revoked.streams) and revoked.covers(claims.mark, fingerprint(stream), claims.issued):
+            return 403, "token_revoked"
         return None
 
-    def _check(self, token: str) -> tuple[str, float, float] | None:
-        if len(token) > 2048:
+    def _check(self, token: str) -> Claims | None:
+        if len(token) > MAX_BYTES:
             return None
         try:
             claims = jwt.decode(token, self._keys, algorithms=ALGORITHMS).claims
-        except (JoseError, ValueError):
-            return None
-        stream, ends, begins = claims.get("sub"), claims.get("exp"), claims.get("nbf", 0)
-        if not isinstance(stream, str) or not isinstance(ends, int | float) or not isinstance(begins, int | float):
+            found = self._read(claims)
+        except (JoseError, ValueError, TypeError):
             return None
         if len(self._good) >= MEMO:
             self._good.clear()
-        found = (stream, float(begins), float(ends))
         self._good[token] = found
         return found
+
+    def _read(self, claims: dict[str, object]) -> Claims:
+        """Raises ValueError for claims that cannot be."""
+        stream, ends, begins = claims.get("sub"), claims.get("exp"), claims.get("nbf", 0)
+        issued, mark, where = claims.get("iat", float("-inf")), claims.get("jti", ""), claims.get("ip", [])
+        if not isinstance(stream, str) or not isinstance(mark, str):
+            raise ValueError("sub or jti is no text")
+        if not (isinstance(ends, int | float) and isinstance(begins, int | float) and isinstance(issued, int | float)):
+            raise ValueError("a time is no number")
+        places = where if isinstance(where, list) else [where]
+        if len(places) > MAX_NETWORKS or ("ip" in claims and not places):
+            raise ValueError("ip is not a list of a few addresses")
+        networks = tuple(self._network(place) for place in places)
+        return Claims(stream, float(begins), float(ends), float(issued), fingerprint(mark) if mark else "", networks)
+
+    def _network(self, text: object) -> Network:
+        if not isinstance(text, str):
+            raise ValueError("ip holds what is no address")
+        if "/" in text:
+            return ipaddress.ip_network(text, strict=False)
+        address = ipaddress.ip_address(text)
+        bits = self._prefixes[0] if address.version == 4 else self._prefixes[1]
+        return ipaddress.ip_network((address, bits), strict=False)
+
+
+def _inside(text: str, networks: tuple[Network, ...]) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)

@@ -17,20 +17,21 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
 
 from edge import metrics, proxy, tls
+from edge.access import Access
 from edge.access_log import AccessLog
 from edge.cache import Cache
 from edge.coalesce import Coalescer
+from edge.revocation import Revocations
 from edge.server import Server
 from edge.settings import EdgeSettings
 from edge.site import Site
 from edge.stats import Stats
-from edge.tokens import TokenGuard
 from edge.upstream import Upstream
 from edge.viewers import Viewers
 
@@ -59,16 +60,19 @@ class Orders:
     fd: int = -1
     tls_fd: int = -1
     """Sockets that listen already, inherited: a successor takes over what waits to be accepted. -1: bind one."""
+    revoked: Revocations = field(default_factory=Revocations)
 
     def to_json(self) -> str:
         values = {name: getattr(self, name) for name in _SENT}
-        return json.dumps({"settings": self.settings.model_dump(mode="json"), **values})
+        revoked = self.revoked.to_json()
+        return json.dumps({"settings": self.settings.model_dump(mode="json"), "revoked": revoked, **values})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Orders:
         values = json.loads(text)
         settings = EdgeSettings.model_validate(values.pop("settings"))
-        return cls(settings=settings, upstream=tuple(values.pop("upstream")), **values)
+        revoked = Revocations.from_json(values.pop("revoked"))
+        return cls(settings=settings, upstream=tuple(values.pop("upstream")), revoked=revoked, **values)
 
 
 class Worker:
@@ -90,15 +94,13 @@ class Worker:
         )
         self.coalescer = Coalescer(self.cache, self.upstream, settings, self.stats, loop.time)
         self.viewers = Viewers(settings.viewer_window_s, bytes.fromhex(orders.viewer_key))
-        self.guard = None
-        if settings.token_keys is not None:
-            self.guard = TokenGuard(settings.token_keys, required=settings.token_required)
-        self.site = Site(settings, self.cache, self.coalescer, self.stats, loop.time, time.time, self.guard)
+        self.access = Access.make(settings, orders.revoked)
+        self.site = Site(settings, self.cache, self.coalescer, self.stats, loop.time, time.time)
         self.log = None
         if settings.access_log:
             rates = settings.access_log_rate, settings.access_log_error_rate
             self.log = AccessLog(settings.access_log, *rates, loop.time, time.time)
-        self.server = Server(settings, self.site, self.stats, self.viewers, self.log)
+        self.server = Server(settings, self.site, self.stats, self.viewers, self.log, self.access)
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         """Set once viewers can connect."""
@@ -183,8 +185,8 @@ class Worker:
             count += 1
             if count % 5 == 0:
                 self.viewers.sweep(now)
-                if self.guard is not None:
-                    self.guard.reload()
+                if self.access is not None:
+                    self.access.reload()
             if count % 20 == 0:
                 self.site.pages.refresh(now)
 
@@ -231,6 +233,10 @@ class Worker:
             prefix = str(order["prefix"])
             self.coalescer.purge(prefix)
             return {"purged": self.cache.purge(prefix)}
+        if order.get("do") == "revoke":
+            if self.access is not None:
+                self.access.revoke(Revocations.from_json(order["list"]))
+            return {"revoked": self.access is not None}
         return {"error": "unknown_order"}
 
 

@@ -55,8 +55,8 @@ async def test_tokens(make_edge: MakeEdge, origin: ScriptedOrigin, tmp_path: Pat
     assert await status(f"/t/{good}/watch/a") == 200
     write_keys(keys, NEW)
     os.utime(keys, ns=(1, 1))
-    assert edge.worker.guard is not None
-    edge.worker.guard.reload()
+    assert edge.worker.access is not None
+    edge.worker.access.reload()
     assert await status(f"/live/a/p?token={good}") == 403, "its key was taken out"
     assert await status(f"/live/a/p?token={token(NEW)}") == 200
 

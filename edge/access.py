@@ -1,0 +1,51 @@
+"""Whether a viewer may see a stream: rules first, then tokens. Asked for each request, answered without asking anyone.
+
+Neither enters the cache key: what one viewer fetched is in the cache for the next, who is asked the same questions.
+"""
+
+from __future__ import annotations
+
+from edge.request import Request
+from edge.revocation import Revocations
+from edge.rules import Rules
+from edge.settings import EdgeSettings
+from edge.tokens import TokenGuard
+
+
+class Access:
+    """Everything that may refuse a viewer. One per worker."""
+
+    def __init__(self, tokens: TokenGuard | None, rules: Rules | None) -> None:
+        self.tokens, self.rules = tokens, rules
+
+    @classmethod
+    def make(cls, settings: EdgeSettings, revoked: Revocations) -> Access | None:
+        """What the settings ask for; None where everything is public."""
+        tokens = rules = None
+        if settings.token_keys is not None:
+            bits = settings.token_ipv4_bits, settings.token_ipv6_bits
+            tokens = TokenGuard(settings.token_keys, required=settings.token_required, prefixes=bits)
+            tokens.revoked = revoked
+        if settings.access_rules is not None:
+            rules = Rules(settings.access_rules, settings.country_addresses, settings.country_header)
+        return cls(tokens, rules) if tokens is not None or rules is not None else None
+
+    def refuse(self, asked: Request, address: str, *, trusted: bool) -> tuple[int, str] | None:
+        """Status and slug of a refusal; None where the viewer at `address` may go on. `trusted`: see `Rules.refuse`."""
+        if asked.method == "OPTIONS":
+            return None  # a browser asks without its token whether it may ask with it (Fetch, CORS preflight)
+        if self.rules is not None and (found := self.rules.refuse(asked, address, trusted=trusted)) is not None:
+            return found
+        return self.tokens.refuse(asked, address) if self.tokens is not None else None
+
+    def revoke(self, revoked: Revocations) -> None:
+        """From here on this list holds."""
+        if self.tokens is not None:
+            self.tokens.revoked = revoked
+
+    def reload(self) -> None:
+        """Look whether keys or rules have changed. Every few seconds."""
+        if self.tokens is not None:
+            self.tokens.reload()
+        if self.rules is not None:
+            self.rules.reload()
