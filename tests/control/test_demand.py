@@ -84,7 +84,7 @@ class Sink:
 class Bench:
     """A demand over fakes, a clock that is set, and a source of 10 frames a second with an IDR at each cut."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: TranscodeSettings = SETTINGS) -> None:
         self.now = 100.0
         self.pool, self.presentation, self.sink = FakePool(), FakePresentation(), Sink()
         plan = make_plan(TRACK, None, PRESETS["default"], passthrough=True, hardware=None, settings=SETTINGS)
@@ -94,7 +94,7 @@ class Bench:
             self.sink,
             self.presentation,
             self.pool,
-            SETTINGS,
+            settings,
             "s",
             clock=lambda: self.now,  # type: ignore[arg-type]
         )
@@ -132,7 +132,31 @@ async def test_all_rungs_begin_and_sleep_when_nobody_asks(bench: Bench) -> None:
     assert bench.presentation.asleep == {"480p", "360p"}
 
 
-async def test_the_lowest_rung_stays_while_anything_is_watched(bench: Bench) -> None:
+@pytest.fixture
+async def pinned(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """With the lowest rung pinned."""
+    monkeypatch.setattr(module, "LEAVE_S", 0)
+    made = Bench(SETTINGS.model_copy(update={"rungs_pinned": "lowest"}))
+    await made.demand.start()
+    return made
+
+
+async def test_a_stream_without_viewers_is_encoded_for_its_first_segments_only(bench: Bench) -> None:
+    await bench.play(3)
+    assert bench.presentation.asleep == {"480p", "360p"}
+
+
+async def test_who_watches_the_source_alone_has_nothing_encoded(bench: Bench) -> None:
+    for _ in range(4):
+        bench.presentation.on_demand("source")
+        bench.presentation.on_demand("")
+        await bench.play(1)
+    assert bench.own.names == set()
+    assert bench.presentation.asleep == {"480p", "360p"}
+
+
+async def test_the_lowest_rung_stays_while_anything_is_watched_where_it_is_pinned(pinned: Bench) -> None:
+    bench = pinned
     for _ in range(4):
         bench.presentation.on_demand("source")
         await bench.play(1)
@@ -140,7 +164,8 @@ async def test_the_lowest_rung_stays_while_anything_is_watched(bench: Bench) -> 
     assert bench.presentation.asleep == {"480p"}
 
 
-async def test_a_rung_comes_back_from_the_source_that_was_kept_and_goes_over_to_the_own_job(bench: Bench) -> None:
+async def test_a_rung_comes_back_from_the_source_that_was_kept_and_goes_over_to_the_own_job(pinned: Bench) -> None:
+    bench = pinned
     await bench.play(6)
     bench.presentation.on_demand("480p")
     await bench.play(0)
@@ -172,7 +197,8 @@ async def test_a_rung_comes_back_from_the_source_that_was_kept_and_goes_over_to_
     assert bench.demand.rungs == {"480p": "on", "360p": "on"}
 
 
-async def test_all_sleep_again_and_the_lowest_without_ever_being_asked_for(bench: Bench) -> None:
+async def test_all_sleep_again_and_the_lowest_without_ever_being_asked_for(pinned: Bench) -> None:
+    bench = pinned
     await bench.play(6)
     bench.presentation.on_demand("480p")
     await bench.play(1)
@@ -191,6 +217,18 @@ async def test_a_replay_that_dies_leaves_the_rung_to_the_own_job(bench: Bench) -
     await bench.play(1)
     assert "480p" in bench.own.names
     assert bench.demand.rungs["480p"] == "on"
+
+
+async def test_a_replay_that_dies_while_it_is_relieved_holds_nothing_back(bench: Bench) -> None:
+    await bench.play(6)
+    bench.presentation.on_demand("480p")
+    await bench.play(0)
+    bench.demand.write(Cut(6, 120 * 9000, 0))
+    assert bench.demand.rungs["480p"] == "joining"
+    bench.own.sink.packet("480p", bench_packet(120))
+    bench.pool.jobs[1].sink.restarted("killed", "")
+    assert bench.demand.rungs["480p"] == "on"
+    assert bench.sink.packets == [("480p", 120 * 9000)]
 
 
 async def test_nothing_is_replayed_across_a_break(bench: Bench) -> None:
