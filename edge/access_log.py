@@ -202,6 +202,9 @@ class Tap:
         self._sink.respond_entry(entry, now, result, bodiless=bodiless)
         self._write(0 if bodiless else len(entry.body))
 
+    def take(self, head: bytes, body: bytes) -> bool:
+        return False
+
     def begin(self, status: int, fields: Fields, length: int | None) -> None:
         self._head(status, next((value for name, value in fields if name == b"x-cache"), b""))
         self._sink.begin(status, fields, length)

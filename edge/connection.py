@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol):
         "_heads",
         "_keep_alive",
         "_log",
+        "_said",
         "_server",
         "_site",
         "_stats",
@@ -71,6 +72,8 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
         self._feeding = False
         self._keep_alive = True
+        self._said: request.Fields | None = None
+        """The header lines of the last request: mostly those of the next, too."""
         self._chunked = False
         self.reader: Reader | None = None
         self.busy = False
@@ -118,7 +121,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._buffer and not self.busy and not self.paused:
-            short = self._heads.get(data) or self._heads.halves(data)
+            short = self._heads.get(data) or self._heads.halves(data, self._said)
             if short is not None and self._short(*short):
                 return
         self._feed(data)
@@ -230,12 +233,14 @@ class Connection(asyncio.Protocol):
             if not size:
                 return False
             head = buffer if size == len(buffer) else buffer[:size]
-            asked = self._heads.parse(head)
+            asked, said = self._heads.parse(head, self._said)
         except ProtocolError as error:
             status = error.status if isinstance(error, Bad) else 400
             self._stats.bad_requests += 1
             self._refuse(status, error.slug)
             return False
+        if said.block is not None:
+            self._said = said
         self._buffer = buffer[size:]
         if not (asked.plain and not self._server.draining and self._short(asked.key, asked.coding)):
             self._handle(asked)
@@ -288,6 +293,23 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.write(head)
         self._done()
+
+    def take(self, head: bytes, body: bytes) -> bool:
+        transport = self._transport
+        if not self._keep_alive or transport is None:
+            return False
+        self.reader = None
+        self.busy = False
+        self.last = self._site.clock()
+        self._stats.bytes_sent += len(head) + len(body)
+        if body:
+            transport.writelines((head, body))
+        else:
+            transport.write(head)
+        if self._buffer:
+            # What was asked ahead comes after all others have been woken.
+            asyncio.get_running_loop().call_soon(self._feed, b"")
+        return True
 
     def begin(self, status: int, fields: Fields, length: int | None) -> None:
         if length is not None:

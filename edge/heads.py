@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from edge import request, target
-from edge.request import Fields, Request
+from edge import codings, request, target
+from edge.request import Bad, Fields, Request
 from edge.target import Target
 
 PER_GENERATION = 2048
@@ -54,54 +54,125 @@ class Memo(Generic[K, V]):
 class Heads:
     """Parses request heads, remembering. `get` and `halves` are the short path."""
 
-    __slots__ = ("_blocks", "_found", "_heads", "_keys", "_lines", "_max_target", "_once", "_plain", "_targets", "get")
+    __slots__ = (
+        "_blocks", "_found", "_heads", "_judged", "_keys", "_lines", "_max_target", "_once", "_plain", "_targets", "get"
+    )  # fmt: skip
 
     def __init__(self, query_keys: frozenset[str], max_target: int) -> None:
         self._keys, self._max_target = query_keys, max_target
         self._heads: Memo[bytes, Short] = Memo()
-        self._plain: Memo[bytes, str] = Memo()
-        """Cache keys by request line, of those that the short path can answer."""
+        self._plain: Memo[bytes, tuple[str, Target]] = Memo()
+        """Cache key and target by request line, of those that the short path can answer."""
         self._blocks: Memo[bytes, Fields] = Memo()
         self._once: set[int] = set()
         """Hashes of header blocks that came once: they are remembered when they come again."""
         self._lines: request.Lines = {}
+        self._judged: dict[bytes, str] = {}
+        """What header lines mean for `_scan`; emptied when full."""
         self._targets: Memo[str, Target] = Memo()
         self._found = 0
         self.get = self._heads.get
         """What these very bytes ask for, if they are a plain request that is remembered."""
 
-    def halves(self, head: bytes) -> Short | None:
-        """The same by request line and header block apart: a player changes only the first."""
+    def halves(self, head: bytes, last: Fields | None) -> Short | None:
+        """The same by request line and header block apart: a player changes only the first.
+
+        `last` is what the connection said before, so that a viewer with a block of its own is known by that.
+        """
         line, _, block = head.partition(b"\r\n")
-        key = self._plain.get(line)
-        if key is None:
+        found = self._plain.get(line)
+        if found is None:
             return None
+        if last is not None and block == last.block:
+            return (found[0], last.coding) if last.ordinary else None
         said = self._blocks.get(block)
-        if said is None or not said.ordinary:
+        if said is None:
+            coding = self._scan(block)
+            return None if coding is None else (found[0], coding)
+        if not said.ordinary:
             return None
-        short = key, said.coding
+        short = found[0], said.coding
         self._found += 1
         if not self._found % KEEP_EACH:
             self._heads.put(head, short)
         return short
 
-    def parse(self, head: bytes) -> Request:
-        """Parse a whole head. Raises ProtocolError."""
+    def parse(self, head: bytes, last: Fields | None = None) -> tuple[Request, Fields]:
+        """Parse a whole head; `last` as for `halves`. Raises ProtocolError."""
         line, _, block = head.partition(b"\r\n")
-        method, raw_target, http10 = request.parse_line(line, self._max_target)
-        where = self._targets.get(raw_target)
+        found = self._plain.get(line)
+        if found is not None:
+            method, where, http10 = "GET", found[1], False
+        else:
+            method, raw_target, http10 = request.parse_line(line, self._max_target)
+            where = self._target(raw_target)
+        known = last is not None and not http10 and block == last.block
+        said = last if known and last is not None else self._fields(block, http10)
+        if found is None and method == "GET" and not http10 and not where.token and len(line) <= MAX_HEAD_BYTES:
+            self._plain.put(line, (where.key, where))
+        return request.build(method, where, said, http10), said
+
+    def _target(self, raw: str) -> Target:
+        where = self._targets.get(raw)
         if where is None:
-            where = target.parse(raw_target, self._keys)
-            if len(raw_target) <= MAX_HEAD_BYTES and not where.token:
-                self._targets.put(raw_target, where)
+            where = target.parse(raw, self._keys)
+            if len(raw) <= MAX_HEAD_BYTES and not where.token:
+                self._targets.put(raw, where)
+        return where
+
+    def _fields(self, block: bytes, http10: bool) -> Fields:
         said = None if http10 else self._blocks.get(block)
         if said is None:
             said = request.parse_fields(block, http10, self._lines)
             if len(block) <= MAX_HEAD_BYTES and not http10 and not said.bearer:
+                said.block = block
                 self._remember(block, said)
-        elif method == "GET" and not where.token and len(line) <= MAX_HEAD_BYTES:
-            self._plain.put(line, where.key)
-        return request.build(method, where, said, http10)
+        return said
+
+    def _scan(self, block: bytes) -> str | None:
+        """The content coding that an ordinary block asks for; None for all that needs a closer look.
+
+        As strict as `request.parse_fields` about what it lets through, but without making anything of it.
+        """
+        if block[-4:] != b"\r\n\r\n":
+            return None
+        lines = block[:-4].split(b"\r\n")
+        if len(lines) > request.MAX_FIELDS:
+            return None
+        judged = self._judged
+        hosts, packed = 0, ""
+        for raw in lines:
+            meaning = judged.get(raw)
+            if meaning is None:
+                meaning = self._judge(raw)
+            if meaning:
+                if meaning is _HOST:
+                    hosts += 1
+                elif meaning is _OTHER or packed:
+                    return None
+                else:
+                    packed = meaning
+        return packed[1:] if hosts == 1 else None
+
+    def _judge(self, raw: bytes) -> str:
+        """Empty for a harmless line; `_HOST`, `_OTHER`, or a `+` and the coding of Accept-Encoding."""
+        try:
+            name, value = request.field_line(raw)
+        except Bad:
+            return _OTHER
+        if name == "host":
+            meaning = _HOST if request.is_host(value) else _OTHER
+        elif name == "accept-encoding":
+            meaning = "+" + codings.choose(value)
+        elif name == "connection" and value.lower() == "keep-alive":
+            meaning = ""
+        else:
+            meaning = _OTHER if name in request.MATTERS else ""
+        if len(raw) <= request.MAX_LINE_BYTES and name != "cookie":
+            if len(self._judged) >= request.MAX_LINES:
+                self._judged.clear()
+            self._judged[raw] = meaning
+        return meaning
 
     def _remember(self, block: bytes, said: Fields) -> None:
         number = hash(block)
@@ -111,3 +182,6 @@ class Heads:
         if len(self._once) >= 4 * PER_GENERATION:
             self._once.clear()
         self._once.add(number)
+
+
+_HOST, _OTHER = "host", "other"

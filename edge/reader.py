@@ -33,6 +33,13 @@ class Sink(Protocol):
         """An entry as it is, whose fields are prepared; `bodiless` for HEAD."""
         ...
 
+    def take(self, head: bytes, body: bytes) -> bool:
+        """A whole HTTP/1.1 answer, ready to be written, that ends the wait of `reader`; for one of a crowd.
+
+        False where that is not the language spoken, or something has to be added: then nothing has happened.
+        """
+        ...
+
     def begin(self, status: int, fields: Fields, length: int | None) -> None:
         """Begin a body that comes in pieces. `length` None: not known yet."""
         ...
@@ -82,6 +89,8 @@ class Reader:
             return
         if self._begun:
             self._pump()
+        elif flight.state is State.DONE and not self.leads and self.request.plain and self._take():
+            flight.waits.append(self._since)
         elif flight.state is not State.ASKED:
             if not flight.stale and not self.leads and not (flight.share and self._site.matches(flight, self.request)):
                 self.leave()
@@ -91,6 +100,14 @@ class Reader:
             else:
                 self.leave()
                 self._site.answer(flight, self.request, self.sink, self._since, leads=self.leads)
+
+    def _take(self) -> bool:
+        """The common end of a crowd's wait: all get the same bytes."""
+        ready, coding = self.flight.ready, self.request.coding
+        if coding not in ready:
+            ready[coding] = self._site.ready(self.flight, coding)
+        answer = ready[coding]
+        return answer is not None and self.sink.take(*answer)
 
     def _begin(self) -> None:
         flight, request = self.flight, self.request

@@ -91,11 +91,17 @@ class Fields:
     bearer: str
     ordinary: bool
     """Nothing in it that the short path does not understand."""
+    block: bytes | None = None
+    """The very bytes, where they may be compared with those of the next request; see `edge.heads`."""
 
 
 _SPECIAL = frozenset({"if-none-match", "if-modified-since", "if-range", "via", "upgrade", "range"}) | {
     *("x-forwarded-for", "forwarded")
 }
+
+
+MATTERS = _SPECIAL | {"connection", "transfer-encoding", "content-length", "expect", "authorization"}
+"""Every field that `check` and `fields` look at, but Host and Accept-Encoding: others only have to be well-formed."""
 
 
 def parse(head: bytes, query_keys: frozenset[str], max_target: int = 4096) -> Request:
@@ -187,11 +193,21 @@ def _fields(block: bytes, known: Lines) -> dict[str, str]:
     return headers
 
 
-def _field(raw: bytes, known: Lines) -> tuple[str, str]:
+def field_line(raw: bytes) -> tuple[str, str]:
+    """Lower-case name and value of a header line without its end. Raises Bad."""
     match = _FIELD.match(raw)
     if match is None:
         raise Bad(400, "A header line is broken.", "bad_field")
-    found = match[1].decode("ascii").lower(), match[2].rstrip(b" \t").decode("latin-1")
+    return match[1].decode("ascii").lower(), match[2].rstrip(b" \t").decode("latin-1")
+
+
+def is_host(value: str) -> bool:
+    """Whether this may be the value of Host."""
+    return _HOST.match(value) is not None
+
+
+def _field(raw: bytes, known: Lines) -> tuple[str, str]:
+    found = field_line(raw)
     if len(raw) <= MAX_LINE_BYTES and found[0] not in ("authorization", "cookie"):
         if len(known) >= MAX_LINES:
             known.clear()
@@ -215,5 +231,5 @@ def check(headers: dict[str, str], http10: bool) -> None:
     if host is None:
         if not http10:
             raise Bad(400, "The field Host is missing.", "missing_host")
-    elif _HOST.match(host) is None:
+    elif not is_host(host):
         raise Bad(400, "The field Host is broken.", "bad_host")

@@ -52,6 +52,9 @@ class Answer:
     def respond_entry(self, entry: Entry, now: float, result: bytes, *, bodiless: bool) -> None:
         self._whole(entry.block_for(now, result), b"" if bodiless else entry.body)
 
+    def take(self, head: bytes, body: bytes) -> bool:
+        return False
+
     def begin(self, status: int, fields: Fields, length: int | None) -> None:
         more: Fields = () if length is None else ((b"content-length", b"%d" % length),)
         self._head(hpack.encode(status, fields, more), ended=False)
