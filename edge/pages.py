@@ -94,7 +94,8 @@ def _entry(path: str, body: bytes, control: str, name: str, now: float) -> Entry
     }
     if kind == "text/html":
         headers["content-security-policy"] = _POLICY
-        headers["referrer-policy"] = "same-origin"  # our own rules on sites look at it; others never see the token in it
+        # Our own rules on sites look at it; other sites never see the token that may be in it.
+        headers["referrer-policy"] = "same-origin"
     entry = Entry(path, 200, viewer_fields(headers, name, _stamp()), body, now=now)
     entry.fresh_until = entry.revalidate_until = entry.error_until = math.inf
     return entry
