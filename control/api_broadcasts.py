@@ -81,9 +81,9 @@ def broadcasts_router(node: Node) -> APIRouter:
 
     @router.get("/hardware", tags=["server"])
     async def hardware() -> dict[str, Any]:
-        """Encoders and devices, each tried on this machine."""
+        """Encoders and devices, each tried on this machine; and the workers of other machines."""
         found = node.hardware()
-        return {"probed": found is not None, **(found or {})}
+        return {"probed": found is not None, **(found or {}), "workers": list(node.workers())}
 
     return router
 

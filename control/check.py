@@ -20,8 +20,11 @@ from pathlib import Path
 
 from control.certificates import CertificateError, Certificates
 from control.database import Database, DatabaseError
+from control.ladders import server_ladder
+from control.port_holder import holder
 from control.run_file import running
 from control.settings import Settings
+from media.errors import HeadraceError
 
 LOW_DISK_BYTES = 2**30
 LOW_FILES = 4096
@@ -50,6 +53,7 @@ def run_checks(settings: Settings, data: Path, *, ntp_server: str = "pool.ntp.or
     """Look at everything. Changes nothing but what a start would change too (the data folder, the certificate)."""
     found = [Result("settings", Verdict.GOOD, "understood")]
     checks: tuple[Callable[[], Iterator[Result]], ...] = (
+        lambda: _ladder(settings),
         lambda: _folder(data),
         lambda: _database(settings, data),
         lambda: _ports(settings, data),
@@ -62,6 +66,13 @@ def run_checks(settings: Settings, data: Path, *, ntp_server: str = "pool.ntp.or
     for check in checks:
         found.extend(check())
     return found
+
+
+def _ladder(settings: Settings) -> Iterator[Result]:
+    try:
+        yield Result("ladder", Verdict.GOOD, server_ladder(settings.transcode).name)
+    except HeadraceError as error:
+        yield Result("ladder", Verdict.BAD, error.text)
 
 
 def _folder(data: Path) -> Iterator[Result]:
@@ -105,6 +116,7 @@ def _ports(settings: Settings, data: Path) -> Iterator[Result]:
         ("edge", settings.edge, socket.SOCK_STREAM),
         ("origin", settings.origin, socket.SOCK_STREAM),
         ("api", settings.api, socket.SOCK_STREAM),
+        ("workers", settings.workers, socket.SOCK_STREAM),
     ):
         if not listener.enabled:
             yield Result(f"{section}.port", Verdict.NOTE, "switched off")
@@ -116,7 +128,9 @@ def _ports(settings: Settings, data: Path) -> Iterator[Result]:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
                 probe.bind((listener.host, listener.port))
         except OSError as error:
-            text = f"{listener.port}/{transport}: {error.strerror}; stop what listens there, or set {section}.port"
+            who = holder(listener.port, udp=kind == socket.SOCK_DGRAM)
+            text = f"{listener.port}/{transport}: {error.strerror}{who and f' by {who}'}; stop what listens there, or "
+            text += f"set {section}.port"
             yield Result(f"{section}.port", Verdict.BAD, text)
         else:
             yield Result(f"{section}.port", Verdict.GOOD, f"{listener.port}/{transport} is free")

@@ -57,7 +57,8 @@ def _edge(
     origin: Annotated[str, typer.Option("--origin", help="URL of the origin, e.g. http://core:8082")],
     port: Annotated[int | None, typer.Option("--port", help="Port for viewers [default: edge.port]")] = None,
     metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", help="Port for this edge's own /metrics [default: none]")
+        int | None,
+        typer.Option("--metrics-port", help="Port for this edge's own /metrics, on api.host [default: none]"),
     ] = None,
     config: Config = None,
     flags: Flags = None,
@@ -71,7 +72,7 @@ def _edge(
     from control.logging import configure
 
     configure(settings.log)
-    raise typer.Exit(_run(serve_edge(settings.edge, origin, metrics_port)))
+    raise typer.Exit(_run(serve_edge(settings.edge, origin, metrics_port, metrics_host=settings.api.host)))
 
 
 def _worker(
@@ -121,8 +122,11 @@ def _probe(config: Config = None, flags: Flags = None, as_json: AsJson = False) 
 def _check(config: Config = None, data: Data = None, flags: Flags = None, as_json: AsJson = False) -> None:
     """Check the settings and the surroundings: ports, certificates, disk, clock, libraries."""
     from control.check import run_checks
+    from control.logging import configure
 
-    results = run_checks(read_settings(config, flags), Path(folder(data)))
+    settings = read_settings(config, flags)
+    configure(settings.log, least="error")  # what it would say is said in the answer
+    results = run_checks(settings, Path(folder(data)))
     if as_json:
         say_json([{"name": r.name, "verdict": r.verdict.value, "text": r.text} for r in results])
     else:

@@ -85,7 +85,9 @@ class Database:
         try:
             self._engine = create_async_engine(self._url, pool_pre_ping=self._url.get_backend_name() != "sqlite")
         except (ModuleNotFoundError, InvalidRequestError, NoSuchModuleError) as error:
-            raise DatabaseError(f"The database {self.shown_url} cannot be used: {error}") from error
+            driver = getattr(error, "name", None)
+            hint = f"; its driver is not installed: pip install {driver}" if driver else ""
+            raise DatabaseError(f"The database {self.shown_url} cannot be used: {error}{hint}.") from error
         if self._url.get_backend_name() == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _tune_sqlite)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)

@@ -17,7 +17,9 @@ from media.errors import HeadraceError
 log = structlog.get_logger(__name__)
 
 
-async def serve_edge(settings: EdgeSettings, origin: str, metrics_port: int | None) -> int:
+async def serve_edge(
+    settings: EdgeSettings, origin: str, metrics_port: int | None, *, metrics_host: str = "127.0.0.1"
+) -> int:
     """Run edge workers until SIGTERM or SIGINT; the exit status. `origin` is one URL, or several between commas."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -29,7 +31,7 @@ async def serve_edge(settings: EdgeSettings, origin: str, metrics_port: int | No
     except (OSError, RuntimeError) as error:
         raise HeadraceError(f"The edge cannot start on port {settings.port}: {error}.", slug="edge_failed") from error
     try:
-        async with _metrics(pool, metrics_port):
+        async with _metrics(pool, metrics_host, metrics_port):
             print(f"Headrace edge: http://{settings.host}:{pool.port}, origin {origin}", flush=True)
             await stop.wait()
         log.info("draining")
@@ -39,7 +41,7 @@ async def serve_edge(settings: EdgeSettings, origin: str, metrics_port: int | No
 
 
 @contextlib.asynccontextmanager
-async def _metrics(pool: EdgePool, port: int | None) -> AsyncIterator[None]:
+async def _metrics(pool: EdgePool, host: str, port: int | None) -> AsyncIterator[None]:
     if port is None:
         yield
         return
@@ -56,7 +58,7 @@ async def _metrics(pool: EdgePool, port: int | None) -> AsyncIterator[None]:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    server = HttpServer(app, [listen_tcp("127.0.0.1", port, "--metrics-port")])
+    server = HttpServer(app, [listen_tcp(host, port, "--metrics-port")])
     async with asyncio.TaskGroup() as group:
         group.create_task(server.run())
         await server.started()

@@ -5,6 +5,7 @@ Everything is read from the node's own descriptions at scrape time: no second se
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,6 +36,11 @@ _TRANSCODE: Mapping[str, tuple[str, str]] = {
     "queue_s": ("headrace_transcode_queue_seconds", "Media time that waits for the worker."),
     "queue_bytes": ("headrace_transcode_queue_bytes", "Bytes that wait for the worker."),
 }
+_PACKAGER: Mapping[str, tuple[str, str]] = {
+    "held_bytes": ("headrace_packager_held_bytes", "Media bytes in memory for viewers."),
+    "dvr_bytes": ("headrace_packager_dvr_bytes", "Media bytes on disk for rewinding."),
+    "dvr_failing": ("headrace_packager_dvr_failing", "1 where segments cannot be written: no rewinding beyond memory."),
+}
 _COUNTERS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("source", "bytes"): ("headrace_ingest_received_bytes", "Bytes of media received."),
     ("source", "gaps"): ("headrace_ingest_gaps", "Breaks of the source's time line."),
@@ -42,6 +48,15 @@ _COUNTERS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("source", "sent_again"): ("headrace_ingest_sent_again", "Packets that came at the second attempt."),
     ("transcode", "frames"): ("headrace_transcode_frames", "Frames decoded."),
     ("transcode", "dropped_frames"): ("headrace_transcode_dropped_frames", "Frames that were not encoded."),
+    ("packager", "dropped_packets"): ("headrace_packager_dropped_packets", "Packets that fitted into no segment."),
+    ("packager", "holes"): ("headrace_packager_holes", "Holes in a rendition's time line."),
+    ("packager", "late_releases"): (
+        "headrace_packager_late_releases",
+        "Parts that waited in vain for a slow rendition.",
+    ),
+    ("packager", "evicted_early"): ("headrace_packager_evicted_segments", "Segments that a bound took early."),
+    ("packager", "own_cuts"): ("headrace_packager_own_cuts", "Cuts made for sound while video was silent."),
+    ("packager", "dvr_unsaved_segments"): ("headrace_packager_dvr_unsaved_segments", "Segments that no disk took."),
     ("transcode", "restarts"): ("headrace_transcode_restarts", "Workers that died and were replaced."),
 }
 
@@ -62,27 +77,26 @@ class CoreCollector(Collector):
         for part, works in self._node.ready().items():
             ready.add_metric([part], float(works))
         yield ready
+        states = Counter(worker["state"] for worker in self._node.workers())
+        workers = GaugeMetricFamily("headrace_transcode_remote_workers", "Workers of other machines.", labels=["state"])
+        for state in ("warming", "idle", "busy"):
+            workers.add_metric([state], states[state])
+        yield workers
         yield from self._gate()
         yield from self._refusals()
+        yield from self._devices()
         yield from _of_broadcasts(live)
 
     def _gate(self) -> Iterator[Metric]:
         keys = self._services.keys
         refused = CounterMetricFamily("headrace_control_refused_keys", "Attempts refused.", labels=["reason"])
         for slug, count in sorted(keys.refusals.items()):
-        yield from self._devices()
             refused.add_metric([slug], count)
         yield refused
         dropped = CounterMetricFamily("headrace_control_audit_dropped_entries", "Audit entries that were lost.")
         dropped.add_metric([], self._services.audit.dropped)
         yield dropped
 
-    def _refusals(self) -> Iterator[Metric]:
-        texts = {
-            "publishers": ("headrace_control_refused_publishers", "Publishers that were not admitted.", "reason"),
-            "limits": ("headrace_control_limit_ends", "Broadcasts that a limit ended.", "limit"),
-        }
-        counts = self._node.refusals()
     def _devices(self) -> Iterator[Metric]:
         devices = (self._node.hardware() or {}).get("placement", [])
         load = GaugeMetricFamily(
@@ -98,6 +112,12 @@ class CoreCollector(Collector):
             failures.add_metric([device["id"]], device["failures"])
         yield from (load, out, failures)
 
+    def _refusals(self) -> Iterator[Metric]:
+        texts = {
+            "publishers": ("headrace_control_refused_publishers", "Publishers that were not admitted.", "reason"),
+            "limits": ("headrace_control_limit_ends", "Broadcasts that a limit ended.", "limit"),
+        }
+        counts = self._node.refusals()
         for section, (name, text, label) in texts.items():
             counter = CounterMetricFamily(name, text, labels=[label])
             for slug, count in sorted(counts.get(section, {}).items()):
@@ -106,7 +126,7 @@ class CoreCollector(Collector):
 
 
 def _of_broadcasts(live: list[Mapping[str, Any]]) -> Iterator[Metric]:
-    for section, table in (("source", _SOURCE), ("transcode", _TRANSCODE)):
+    for section, table in (("source", _SOURCE), ("transcode", _TRANSCODE), ("packager", _PACKAGER)):
         for field, (name, text) in table.items():
             gauge = GaugeMetricFamily(name, text, labels=LABELS)
             for labels, value in _values(live, section, field):
@@ -123,18 +143,18 @@ def _of_broadcasts(live: list[Mapping[str, Any]]) -> Iterator[Metric]:
         if isinstance(count, (int, float)):
             dropped.add_metric(_labels(broadcast), count)
     yield dropped
-    health = GaugeMetricFamily("headrace_ingest_health", "2 excellent, 1 acceptable, 0 poor.", labels=LABELS)
-    for broadcast in live:
-        word = (broadcast.get("health") or {}).get("verdict")
-        if word in WORDS:
-            health.add_metric(_labels(broadcast), WORDS.index(word))
-    yield health
     left_out = GaugeMetricFamily(
         "headrace_transcode_left_out_renditions", "Renditions of the ladder that there was no room for.", labels=LABELS
     )
     for broadcast in live:
         left_out.add_metric(_labels(broadcast), len(broadcast.get("left_out") or ()))
     yield left_out
+    health = GaugeMetricFamily("headrace_ingest_health", "2 excellent, 1 acceptable, 0 poor.", labels=LABELS)
+    for broadcast in live:
+        word = (broadcast.get("health") or {}).get("verdict")
+        if word in WORDS:
+            health.add_metric(_labels(broadcast), WORDS.index(word))
+    yield health
 
 
 def _values(live: list[Mapping[str, Any]], section: str, field: str) -> Iterator[tuple[list[str], float]]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
+import re
 import signal
 import sys
-import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,12 @@ from control.database import make_folder
 from control.demo import URL_VARIABLE
 from control.gate import Gate
 from control.http import HttpServer, PortTaken, listen_tcp, listen_unix
+from control.ladders import server_ladder, unknown_ladders
 from control.planning import Planning
+from control.port_holder import holder
 from control.probing import summary
 from control.run_file import alone, announced, api_address
+from control.runtime_folder import runtime_folder
 from control.secret_files import read_secret, worker_token
 from control.services import Services, open_services
 from control.settings import Settings
@@ -62,11 +64,12 @@ GREET_WAIT_S = 4.0
 class Node:
     """One server process. `run` is its whole life."""
 
-    def __init__(self, settings: Settings, data: Path, services: Services) -> None:
+    def __init__(self, settings: Settings, data: Path, services: Services, sockets: Path) -> None:
+        """`sockets`: a short path to an empty folder of our own."""
         self._settings = settings
         self._data = data
         self._services = services
-        self._sockets = Path(tempfile.mkdtemp(prefix="headrace-"))  # Unix socket paths must stay short
+        self._sockets = sockets
         self._stopping = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -91,12 +94,12 @@ class Node:
         self._probed = asyncio.Event()
         self._certificates: Certificates | None = None
 
-    def _make_door(self, settings: Settings) -> Guests:
-        """For workers of other machines."""
-        certificates = Certificates(settings, self._data)
     def _has_guests(self) -> bool:
         return self.guests is not None and self.guests.present > 0
 
+    def _make_door(self, settings: Settings) -> Guests:
+        """For workers of other machines."""
+        certificates = Certificates(settings, self._data)
         token = read_secret(settings.workers.token_file) or worker_token(self._data)
         return Guests(settings.workers, settings.transcode, token=token, tls=certificates.context)
 
@@ -133,19 +136,16 @@ class Node:
 
     async def run(self, demo: bool) -> None:
         """Start, serve until `stop`, and take everything down. Raises `HeadraceError` where a part cannot start."""
-        try:
-            async with asyncio.TaskGroup() as group, contextlib.AsyncExitStack() as stack:
-                self._group = group
-                stack.callback(self._cancel_background)
-                await self._start(stack)
-                if demo:
-                    await self._start_demo(stack)
-                self._listening = True
-                await self._greet(demo)
-                await self._stopping.wait()
-                log.info("draining", publishers=len(self.broadcasts.on_air()))
-        finally:
-            shutil.rmtree(self._sockets, ignore_errors=True)
+        async with asyncio.TaskGroup() as group, contextlib.AsyncExitStack() as stack:
+            self._group = group
+            stack.callback(self._cancel_background)
+            await self._start(stack)
+            if demo:
+                await self._start_demo(stack)
+            self._listening = True
+            await self._greet(demo)
+            await self._stopping.wait()
+            log.info("draining", publishers=len(self.broadcasts.on_air()))
 
     def _cancel_background(self) -> None:
         for task in self._background:
@@ -170,7 +170,7 @@ class Node:
         await self._serve(stack, HttpServer(self.origin, sockets))
         stack.callback(self.origin.close)  # before uvicorn stops: blocked requests are answered, not cut
         if settings.edge.enabled:
-            self.edge = EdgePool(settings.edge, f"unix:{socket_path}")
+            self.edge = EdgePool(settings.edge, f"unix:{socket_path}", folder=self._sockets)
             try:
                 await self.edge.start()
             except OSError as error:
@@ -304,18 +304,32 @@ async def serve(settings: Settings, data: Path, *, demo: bool) -> int:
     status = 0
     try:
         make_folder(data)
-        with alone(data):
+        with alone(data), runtime_folder(data) as sockets:
+            server_ladder(settings.transcode)
             async with open_services(data, database_url=settings.database.url) as services:
-                node = Node(settings, data, services)
+                for stream, why in unknown_ladders(services.streams.list(), settings.transcode):
+                    log.warning("unknown_ladder", stream=stream, text=why.text)
+                node = Node(settings, data, services, sockets)
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, node.stop)
                 await node.run(demo)
     except* HeadraceError as errors:
         for error in _leaves(errors):
-            print(f"headrace: {error}", file=sys.stderr)
+            print(f"headrace: {error}{_holders(str(error), settings)}", file=sys.stderr)
         status = 1
     return status
+
+
+def _holders(text: str, settings: Settings) -> str:
+    """Who has the ports whose settings `text` names, where that can be seen."""
+    found = ""
+    for section in ("rtmp", "rtmps", "srt", "edge", "origin", "api", "workers"):
+        if re.search(rf"\b{section}\.port\b", text) and (
+            who := holder(getattr(settings, section).port, udp=section == "srt")
+        ):
+            found += f" It is held by {who}."
+    return found
 
 
 async def _contained(work: Coroutine[Any, Any, None]) -> None:

@@ -35,6 +35,10 @@ class Node(Protocol):
         """Encoders and devices as probed; None while probing goes on."""
         ...
 
+    def workers(self) -> Sequence[Mapping[str, Any]]:
+        """Transcode workers of other machines: `machine`, `address`, `state`, `stream`, `cpus`, `encoders`."""
+        ...
+
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
         """Counts by reason: `publishers` that were not admitted, `limits` that ended a broadcast."""
         ...

@@ -125,7 +125,7 @@ class Guest(Link):
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
         self.exited = True
-        self.exit_reason = self._why or "its connection ended"
+        self.exit_reason = self._why or f"the connection to {self.place or self.address} ended"
         self._guests.left(self)
         self._gone.set()
         self.on_exit(self.exit_reason)

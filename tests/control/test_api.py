@@ -54,6 +54,9 @@ class StillNode:
     def hardware(self) -> Mapping[str, Any] | None:
         return {"cpus": 2, "trials": []}
 
+    def workers(self) -> Sequence[Mapping[str, Any]]:
+        return [{"machine": "gpu-1", "state": "busy"}]
+
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
         return {"publishers": {"node_full": 2}, "limits": {"bitrate": 1}}
 
@@ -170,7 +173,12 @@ async def test_broadcasts(admin: httpx2.AsyncClient, node: StillNode) -> None:
     assert (await admin.get("/v1/broadcasts/b1")).json() == BROADCAST
     assert (await admin.post("/v1/broadcasts/b1/stop")).json() == {"id": "b1", "stopped": True}
     assert node.stopped == ["b1"]
-    assert (await admin.get("/v1/hardware")).json() == {"probed": True, "cpus": 2, "trials": []}
+    assert (await admin.get("/v1/hardware")).json() == {
+        "probed": True,
+        "cpus": 2,
+        "trials": [],
+        "workers": [{"machine": "gpu-1", "state": "busy"}],
+    }
 
 
 async def test_events_end_with_the_broadcast(admin: httpx2.AsyncClient, node: StillNode) -> None:

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from control.check import Verdict, run_checks
 from control.cli import make_app
+from control.ladders import unknown_ladders
 from control.node import serve
 from control.run_file import AlreadyRunning, alone, announced
+from control.runtime_folder import runtime_folder
+from control.services import open_services
 from control.settings import Settings, load
+from transcode.settings import TranscodeSettings
 
-PORTS = ("rtmp", "rtmps", "srt", "edge", "origin", "api")
+PORTS = ("rtmp", "rtmps", "srt", "edge", "origin", "api", "workers")
 
 
 def quiet(**taken: int) -> Settings:
     """Every port is free but those given."""
     flags = [f"{section}.{field}" for section in PORTS for field in (f"port={taken.get(section, 0)}", "host=127.0.0.1")]
-    return load(None, environment={}, flags=[*flags, "edge.workers=1", "transcode.hardware=false"])
+    flags += [] if "workers" in taken else ["workers.enabled=false"]
+    more = ["edge.workers=1", "transcode.hardware=false", "workers.enabled=true"]
+    return load(None, environment={}, flags=[*more, *flags])
 
 
 async def complaint(settings: Settings, data: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -46,6 +56,7 @@ async def test_a_taken_port_is_named_with_its_setting(
     assert len(lines) == 1
     assert str(port) in lines[0]
     assert f"{section}.port" in lines[0]
+    assert f"held by process {os.getpid()}" in lines[0]
     assert "Traceback" not in said
 
 
@@ -91,3 +102,44 @@ def test_reading_makes_no_data_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         error = CliRunner().invoke(make_app(), command).exception
         assert str(tmp_path / "headrace-data") in str(error)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_ladder_that_does_not_exist_is_told_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load(None, environment={}, flags=["transcode.ladder=defualt"])
+    said = await complaint(settings, tmp_path, capsys)
+    assert said.startswith("headrace: transcode.ladder: There is no ladder or rung called defualt")
+    results = await asyncio.to_thread(run_checks, settings, tmp_path, ntp_server="127.0.0.1")
+    found = {result.name: result for result in results}
+    assert found["ladder"].verdict is Verdict.BAD
+
+
+async def test_a_stream_whose_ladder_has_gone_is_found(tmp_path: Path) -> None:
+    async with open_services(tmp_path) as services:
+        await services.streams.add("a", settings={"ladder": ["default"]})
+        await services.streams.add("b", settings={"ladder": ["gone"]})
+        found = [(name, error.slug) for name, error in unknown_ladders(services.streams.list(), TranscodeSettings())]
+    assert found == [("b", "unknown_ladder")]
+
+
+def test_check_answers_and_nothing_else(tmp_path: Path) -> None:
+    done = CliRunner().invoke(make_app(), ["check", "--json", "--data", str(tmp_path)])
+    assert {r["name"] for r in json.loads(done.output)} > {"settings", "ladder", "certificate", "rtmp.port"}
+
+
+def test_what_a_killed_server_left_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    with runtime_folder(tmp_path) as left:
+        (left / "origin.sock").touch()
+        with runtime_folder(tmp_path) as folder:  # as after kill -9: nobody has cleaned up
+            assert folder == left
+            assert list(folder.iterdir()) == []
+            assert folder.stat().st_mode & 0o777 == 0o700
+    other = left.parent / "elsewhere"
+    other.mkdir()
+    left.symlink_to(other)
+    with runtime_folder(tmp_path) as folder:  # the name can be guessed: a trap is not walked into
+        assert folder != left
+    assert set(left.parent.iterdir()) == {left, other}
