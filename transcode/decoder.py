@@ -178,7 +178,7 @@ class VideoDecoder:
             log.warning("decoder_error", errors=self.errors, error=error.text)
 
     def _keep(self, packet: Packet) -> None:
-        if packet.keyframe:
+        if packet.keyframe and not self._silent:  # else the pictures before it have not been seen yet
             self._kept.clear()
             self._kept_bytes = 0
         self._kept.append(packet)

@@ -258,8 +258,8 @@ def answer(request: str) -> Any:
         return listed()
     kind, _, rest = request.partition(":")
     seat, _, preset = rest.rpartition(":")
-    if device_of(seat) == CPU and hasattr(os, "nice"):
-        os.nice(19)  # a server that has just started has better things to do
+    if device_of(seat) == CPU and hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # a server has better things to do when it starts
     match kind:
         case "encode":
             return try_encoder(seat, preset)
