@@ -51,6 +51,7 @@ def describe(broadcast: Broadcast) -> dict[str, Any]:
         "cutting": b.distributor.cutter.mode.value,
         "dropped_packets": b.dropped_packets,
         "transcode": dict(b.transcode_stats),
+        "packager": b.presentation.counters(),
         "notices": list(b.notices),
     }  # fmt: skip
 

@@ -139,6 +139,8 @@ class Reel:
     def __init__(self, archive: Archive, playback_id: str, epoch: str) -> None:
         self.archive = archive
         self.size_bytes = 0
+        self.unsaved = 0
+        """Segments that are not on disk, because a write failed or too many waited."""
         self._folder = archive.root / playback_id
         self._epoch = epoch
         self._inits: set[tuple[str, str]] = set()
@@ -179,10 +181,11 @@ class Reel:
                 self.size_bytes += segment.size_bytes
                 if fresh is not None:
                     self._inits.add((name, fresh.name))
+            self.unsaved += not good
             done(good)
 
         if not self.archive.put(work, told, saves=True):
-            done(False)
+            told(False)
 
     def drop(self, name: str, segment: Segment) -> None:
         """Remove a segment's file, and its index block with the block's last segment."""

@@ -291,6 +291,9 @@ class Presentation(View):
             "evicted_early": self.evicted_early,
             "own_cuts": self.own_cuts,
             "held_bytes": self.size_bytes,
+            "dvr_bytes": self._reel.size_bytes if self._reel else 0,
+            "dvr_unsaved_segments": self._reel.unsaved if self._reel else 0,
+            "dvr_failing": int(self._reel.archive.failing) if self._reel else 0,
         }
 
     def poll(self, now: float | None = None) -> None:

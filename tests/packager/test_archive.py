@@ -104,6 +104,8 @@ def test_a_disk_that_fails_leaves_the_memory_and_an_alarm(studio: SimpleNamespac
     assert [s.msn for s in presentation.windows["source"].segments] == list(range(10, 16))
     assert desk.archive.failing
     assert desk.archive.failures > 10
+    counted = presentation.counters()
+    assert (counted["dvr_failing"], counted["dvr_unsaved_segments"] > 10, counted["dvr_bytes"]) == (1, True, 0)
     assert not list(tmp_path.rglob("*.m4s"))
     desk.archive.close()
 
