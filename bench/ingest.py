@@ -333,8 +333,7 @@ def write(folder: Path | None, name: str, rows: list[dict[str, Any]]) -> None:
 
 async def loss(arguments: argparse.Namespace) -> None:
     """`--loss`."""
-    here = str(Path(__file__).resolve().parent)
-    sys.path.remove(here)  # else this very file would be `ingest`
+    here = sys.path.pop(0)  # else this very file would be `ingest`
     importlib.import_module("ingest")
     sys.path.append(here)
     import ingest_loss

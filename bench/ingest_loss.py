@@ -86,7 +86,7 @@ class Taken:
 def demuxed(data: bytes) -> list[bytes]:
     """The pictures in a transport stream."""
     taken = Taken()
-    media = Media(taken, LimitSettings())  # type: ignore[arg-type]
+    media = Media(taken, LimitSettings())
     media.feed(data, 0.0)
     media.flush(0.0)
     return taken.pictures
@@ -143,7 +143,7 @@ async def send(ffmpeg: str, clip: Path, road: asyncio.subprocess.Process, latenc
 
 async def ours(ffmpeg: str, clip: Path, sent: list[bytes], name: str, latency_ms: int) -> LossRow:
     taken = Taken()
-    server = SrtServer(SrtSettings(host="127.0.0.1", port=0, latency_ms=latency_ms), taken)  # type: ignore[arg-type]
+    server = SrtServer(SrtSettings(host="127.0.0.1", port=0, latency_ms=latency_ms), taken)
     await server.start()
     try:
         async with relay(server.port, WEATHERS[name]) as road:
@@ -182,7 +182,7 @@ def row(receiver: str, name: str, latency_ms: int, percent: float, found: tuple[
 async def run(ffmpeg: str, clip: Path, latencies_ms: list[int], ports: list[int]) -> list[dict[str, object]]:
     """Print the table as it grows; the rows."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    sent = demuxed(clip.read_bytes())
+    sent = demuxed(await asyncio.to_thread(clip.read_bytes))
     rows: list[LossRow] = []
     print(f"{'receiver':20}{'weather':22}{'latency':>8}{'road lost':>11}{'pictures':>10}{'lost':>6}{'a minute':>10}")
     for name in WEATHERS:

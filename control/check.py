@@ -28,6 +28,10 @@ from media.errors import HeadraceError
 
 LOW_DISK_BYTES = 2**30
 LOW_FILES = 4096
+RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
+SMALL_UDP_BUFFER_BYTES = 2 * 2**20
+"""200 ms of ten callers of 6 Mb/s, as the kernel counts: each packet takes twice its size and more."""
+GOOD_UDP_BUFFER_BYTES = 8 * 2**20
 BAD_CLOCK_S = 1.0
 NTP_TIMEOUT_S = 1.5
 _NTP_EPOCH = 2_208_988_800
@@ -188,8 +192,25 @@ def _srt(settings: Settings) -> Iterator[Result]:
             continue
         number = library.srt_getversion()
         yield Result("libsrt", Verdict.GOOD, f"{number >> 16 & 255}.{number >> 8 & 255}.{number & 255} ({name})")
+        yield from udp_buffer(RMEM_MAX)
         return
     yield Result("libsrt", Verdict.NOTE, "not found, so SRT stays off: sudo apt install libsrt1.5-openssl")
+
+
+def udp_buffer(setting: Path) -> Iterator[Result]:
+    """SRT asks for a large socket buffer, all callers share it, and the kernel gives no more than this setting."""
+    try:
+        most = int(setting.read_text())
+    except (OSError, ValueError):  # not Linux
+        return
+    if most < SMALL_UDP_BUFFER_BYTES:
+        text = (
+            f"the kernel gives UDP sockets {most // 1024} KiB, so SRT and WHIP lose packets when this machine is busy: "
+            f"sudo sysctl -w net.core.rmem_max={GOOD_UDP_BUFFER_BYTES}"
+        )
+        yield Result("udp buffer", Verdict.NOTE, text)
+    else:
+        yield Result("udp buffer", Verdict.GOOD, f"up to {most // 1024} KiB")
 
 
 def _limits() -> Iterator[Result]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 
 import structlog
 
 from control.broadcast import Broadcast
 from control.broadcasts import Broadcasts
+from control.credentials import REDACTED
 from control.distributor import Planner
-from control.keys import Grant, Keys
+from control.keys import KEY_AS_APP, Grant, Keys
 from control.session import Session
 from control.snapshot import Change, ChangeKind
 from control.stream_settings import StreamSettings
@@ -18,6 +20,24 @@ from ingest.settings import LimitSettings
 from media.errors import HeadraceError, Overloaded, Refused
 
 log = structlog.get_logger(__name__)
+
+_KEY_ENDED = {
+    "key_revoked": "this stream key was revoked and is no longer valid: ask whoever runs the stream for another",
+    "key_expired": "this stream key has expired and is no longer valid: ask whoever runs the stream for another",
+    "key_rotated": "this stream key was replaced and is no longer valid: set the encoder to the new one",
+}
+
+
+class Second(Enum):
+    """What happens to somebody with a good key while the stream has a publisher: the answers of `second_publisher`."""
+
+    TAKE_OVER = "takeover"
+    REFUSE = "reject"
+
+
+def second_publisher(settings: StreamSettings) -> Second:
+    """The one place that decides it. `docs/decisions/0007` says what a warm backup would add here."""
+    return Second(settings.on_second_publisher)
 
 
 class Gate:
@@ -52,6 +72,8 @@ class Gate:
     async def _admit(self, request: PublishRequest) -> Session:
         if self.draining:
             raise Overloaded("The server is going down: try again in a moment.", slug="server_shutdown")
+        if not request.key and REDACTED.fullmatch(request.application):
+            raise Refused(KEY_AS_APP, slug="key_as_application")
         resumable = {b.last_key_id for b in self._broadcasts.on_air() if b.session is None}
         grant = await self._keys.verify(
             request.key, protocol=request.protocol, address=request.address, resumable=resumable
@@ -91,7 +113,7 @@ class Gate:
         if change.kind is ChangeKind.STREAM_CHANGED:
             self._changed(broadcast, change)
         elif change.kind is ChangeKind.STREAM_REMOVED:
-            broadcast.stop(StopReason.REVOKED, "this stream was removed")
+            broadcast.stop(StopReason.REMOVED, "this stream was removed")
         elif change.kind is ChangeKind.KEY_ENDED:
             self._end_key(broadcast, change)
 
@@ -110,4 +132,4 @@ class Gate:
     def _end_key(broadcast: Broadcast, change: Change) -> None:
         session = broadcast.session
         if session is not None and session.key_id == change.key_id:
-            session.stop(StopReason.REVOKED, "this stream key is no longer valid: ask for the new one")
+            session.stop(StopReason.REVOKED, _KEY_ENDED.get(change.reason, _KEY_ENDED["key_revoked"]))

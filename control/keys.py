@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
-from sqlalchemy import delete, or_, update
+from sqlalchemy import delete, func, or_, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from control.audit import Audit, Entry
@@ -32,12 +32,20 @@ from control.models import Key, Nonce
 from control.snapshot import NOT_ACCEPTED, KeyRecord, Match
 from control.stream_settings import StreamSettings
 from control.throttle import Throttle
-from media.errors import Refused
+from media.errors import Overloaded, Refused
 
 if TYPE_CHECKING:
     from control.database import Database
     from control.directory import Directory
 
+NO_KEY = (
+    "No stream key came: in OBS it goes into the field Stream Key; in a URL it stands behind the application, "
+    "rtmp://HOST/live/KEY; over SRT in streamid=KEY; over WHIP it is the bearer token."
+)
+KEY_AS_APP = (
+    "The stream key stands where the application belongs: the server is rtmp://HOST/live, and the key goes behind it, "
+    "rtmp://HOST/live/KEY."
+)
 SRT_UNAUTHORIZED = 1401
 SRT_OVERLOAD = 1402
 """libsrt access-control codes (SRT access control guidelines, `access_control.h`)."""
@@ -98,6 +106,8 @@ class Keys:
         self.throttle = throttle or Throttle()
         self.refusals: dict[str, int] = {}
         """How many attempts were refused, by slug."""
+        self._uses: dict[str, int] = {}
+        """When keys were last used (ms), by id, until `record_uses` writes it. As many as there are keys at most."""
 
     def list(self, stream_id: str) -> tuple[KeyRecord, ...]:
         """The keys of a stream, oldest first."""
@@ -195,10 +205,14 @@ class Keys:
     async def verify(self, key: str, *, protocol: str, address: str, resumable: Collection[str] = ()) -> Grant:
         """Admit whoever holds `key` (a stream key or a publish token), or raise `Refused`.
 
-        Slugs: `throttled`, `unknown_key`, `key_expired`, `key_revoked`, `key_used`, `malformed_token`,
-        `token_expired`, `token_replayed`, `token_lives_too_long`. The text is the same for all but the first.
+        Slugs: `no_key`, `throttled`, `unknown_key`, `key_expired`, `key_revoked`, `key_used`, `malformed_token`,
+        `token_expired`, `token_replayed`, `token_lives_too_long`. The text is the same for all but the first two.
+        `Overloaded` where the database must be asked (single use) and cannot be.
         `resumable` are ids of keys whose broadcast waits for its publisher: a single-use key of those may return.
         """
+        if not key:  # a slip of the user's, and nothing that could be guessed: neither throttled nor in the trail
+            self.refusals["no_key"] = self.refusals.get("no_key", 0) + 1
+            raise Refused(NO_KEY, slug="no_key")
         try:
             self._turn_away(address)
             match = self._check(key)
@@ -232,7 +246,11 @@ class Keys:
 
     def _turn_away(self, address: str) -> None:
         if address and self.throttle.blocked(address, self._clock()):
-            raise Refused("Too many refused attempts from this address: wait a minute.", slug="throttled")
+            raise Refused(
+                f"Too many attempts with wrong keys came from the address {address}, perhaps not yours if you share it "
+                "with others: wait a minute, then try again.",
+                slug="throttled",
+            )
 
     def _check(self, credential: str) -> Match:
         now_ms = self._directory.now_ms()
@@ -241,24 +259,46 @@ class Keys:
     async def _spend(self, match: Match, resumable: Collection[str]) -> bool:
         """Settle in the database what may happen once only. True if a spent key resumes its broadcast."""
         now_ms = self._directory.now_ms()
-        if match.token is not None:
-            await self._spend_nonce(match.token, now_ms)
-        elif match.key.once:
-            async with self._database.session() as session:
-                spent = await session.execute(
-                    update(Key).where(Key.id == match.key.id, Key.used_ms.is_(None)).values(used_ms=now_ms)
-                )
-            if spent.rowcount != 1:  # type: ignore[attr-defined]  # a CursorResult, typed as its base
+        try:
+            if match.token is not None:
+                await self._spend_nonce(match.token, now_ms)
+            elif match.key.once and not await self._spend_key(match.key.id, now_ms):
                 if match.key.id in resumable:
                     return True
                 raise Refused(NOT_ACCEPTED, slug="key_used")
+        except SQLAlchemyError as error:
+            log.error("key_not_spent", key_id=match.key.id, error=str(error))
+            raise Overloaded(
+                "The server cannot settle the single use of this key at the moment: try again in a few seconds.",
+                slug="database_unavailable",
+            ) from error
+        self._uses[match.key.id] = now_ms
+        return False
+
+    async def _spend_key(self, key_id: str, now_ms: int) -> bool:
+        """True for the one publication that the single-use key is good for."""
+        async with self._directory.changing() as session:
+            spent = await session.execute(
+                update(Key).where(Key.id == key_id, Key.used_ms.is_(None)).values(used_ms=now_ms)
+            )
+        return bool(spent.rowcount == 1)  # type: ignore[attr-defined]  # a CursorResult, typed as its base
+
+    async def record_uses(self) -> None:
+        """Write when keys were last used: behind the publishers' backs, for nobody on the way in waits for a disk."""
+        uses, self._uses = self._uses, {}
+        if not uses:
+            return
         try:
             async with self._directory.changing() as session:
-                first = {} if match.key.used_ms or match.key.once else {"used_ms": now_ms}
-                await session.execute(update(Key).where(Key.id == match.key.id).values(last_used_ms=now_ms, **first))
-        except SQLAlchemyError as error:  # a full disk must not keep a good publisher off the air
-            log.error("key_use_not_recorded", key_id=match.key.id, error=str(error))
-        return False
+                for key_id, at_ms in uses.items():
+                    await session.execute(
+                        update(Key)
+                        .where(Key.id == key_id)
+                        .values(last_used_ms=at_ms, used_ms=func.coalesce(Key.used_ms, at_ms))
+                    )
+        except SQLAlchemyError as error:
+            self._uses = uses | self._uses
+            log.error("key_uses_not_recorded", keys=len(uses), error=str(error))
 
     async def _spend_nonce(self, token: Token, now_ms: int) -> None:
         try:

@@ -67,6 +67,7 @@ class Services:
         for stream in self.streams.list():
             if self._rotation_is_due(stream):
                 await self._rotate(stream)
+        await self.keys.record_uses()
         await self.audit.flush()
 
     def _rotation_is_due(self, stream: StreamRecord) -> bool:
@@ -117,6 +118,7 @@ async def open_services(
         try:
             yield services
         finally:
+            await keys.record_uses()
             await audit.flush()
     finally:
         await database.close()

@@ -25,6 +25,8 @@ class PublishRequest:
     """The encoder's name as it states it."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """Further query parameters that came with the key."""
+    application: str = ""
+    """RTMP: what stood where the application's name belongs. May be a key by mistake: never logged."""
 
 
 class StopReason(Enum):
@@ -32,6 +34,7 @@ class StopReason(Enum):
 
     TAKEOVER = "takeover"
     REVOKED = "key_revoked"
+    REMOVED = "stream_removed"
     KICKED = "kicked"
     DRAIN = "server_shutdown"
     LIMIT = "limit_exceeded"

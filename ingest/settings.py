@@ -51,9 +51,6 @@ class LimitSettings(_Section):
     )
     max_publishers: int = Field(default=500, ge=1, description="Publishers on this node at once.")
     max_publishers_per_address: int = Field(default=32, ge=1, description="Publishers from one IP address at once.")
-    max_publishers_per_key: int = Field(
-        default=1, ge=1, description="Publishers with one key at once; beyond it the stream's takeover policy decides."
-    )
     max_tracks: int = Field(default=16, ge=1, le=64, description="Tracks (audio and video together) of one publisher.")
     max_bitrate_bits: int = Field(
         default=60_000_000,
@@ -84,6 +81,12 @@ class RtmpSettings(_Section):
     port: int = Field(default=1935, ge=0, le=65_535, description="TCP port; 0 takes any free one.")
     enabled: bool = Field(default=True, description="Whether to listen at all.")
     app: str = Field(default="live", description="Application name in the URLs that are printed; any name is accepted.")
+    reconnect_url: str = Field(
+        default="",
+        pattern=r"^(rtmps?://\S+)?$",
+        description="Where encoders that understand a reconnect request (Enhanced RTMP v2) are sent when this server "
+        "goes down in good order, e.g. `rtmp://other.example.org/live`; empty: back to this one.",
+    )
 
 
 class RtmpsSettings(RtmpSettings):

@@ -42,6 +42,8 @@ class Context:
     opened: Callable[[Connection], bool]
     """Tells the listener; False where it has no room."""
     closed: Callable[[Connection], None]
+    reconnect_url: str = ""
+    """Where publishers are asked to go at a drain; empty for where they are."""
 
 
 class Connection(asyncio.Protocol):
@@ -144,13 +146,12 @@ class Connection(asyncio.Protocol):
 
     async def _admit(self, asked: PublishAsked) -> None:
         request = PublishRequest(
-            self._context.protocol, asked.key, self.address, self._port, asked.agent, asked.parameters
+            self._context.protocol, asked.key, self.address, self._port, asked.agent, asked.parameters, asked.app
         )
         try:
             publication = await self._context.gatekeeper.admit(request)
         except HeadraceError as error:
-            self._log.info("publish_refused", reason=error.slug, agent=asked.agent)
-            self._session.refuse(error.text)
+            self._session.refuse(error.text)  # the gatekeeper has logged it
             self._close()
             return
         except Exception:  # noqa: BLE001 (a fault of ours must end this connection, not the listener)
@@ -189,7 +190,7 @@ class Connection(asyncio.Protocol):
     def drain(self) -> bool:
         """Ask to reconnect where the client can: True where it did. Others are ended."""
         if self._publisher is not None and self._session.can_reconnect:
-            self._session.request_reconnect("The server is about to restart.")
+            self._session.request_reconnect("The server is about to restart.", self._context.reconnect_url)
             self._send()
             return True
         self.stop(StopReason.DRAIN, "The server is shutting down.")

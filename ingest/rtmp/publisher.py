@@ -10,6 +10,7 @@ from ingest.timeline import Timeline
 STOP_WORDS = {
     StopReason.TAKEOVER: ("error", "NetStream.Publish.BadName"),
     StopReason.REVOKED: ("error", "NetStream.Publish.Denied"),
+    StopReason.REMOVED: ("error", "NetStream.Publish.Denied"),
     StopReason.KICKED: ("error", "NetStream.Publish.Denied"),
     StopReason.LIMIT: ("error", "NetStream.Failed"),
     StopReason.UNUSABLE: ("error", "NetStream.Failed"),

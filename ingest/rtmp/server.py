@@ -36,7 +36,9 @@ class RtmpServer:
         """`tls`: asked for each connection, so that a renewed certificate counts at once; None for plain RTMP."""
         self._settings = settings
         self._limits = limits or LimitSettings()
-        self._context = Context(protocol, self._limits, gatekeeper, tls, self._spawn, self._opened, self._closed)
+        self._context = Context(
+            protocol, self._limits, gatekeeper, tls, self._spawn, self._opened, self._closed, settings.reconnect_url
+        )
         self._connections: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
         self._server: asyncio.Server | None = None

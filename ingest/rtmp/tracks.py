@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 from ingest.rtmp import flv
@@ -18,6 +19,7 @@ VIDEO = {"avc1": Codec.H264, "hvc1": Codec.HEVC, "av01": Codec.AV1}
 AUDIO = {"mp4a": Codec.AAC, "Opus": Codec.OPUS}
 FIRST_AUDIO_ID = 100
 _NAMES = {"legacy-2": "Sorenson H.263 or MP3", "legacy-4": "VP6", "vp09": "VP9", "vp08": "VP8", "vvc1": "VVC"}
+_MAX_NAME = 64
 _MOST_BROKEN = 200
 """Broken messages in a row after which the stream is called unusable; single ones are dropped."""
 
@@ -31,12 +33,27 @@ class Hints:
         self.video_bitrate = int(1000 * max(0.0, number(values.get("videodatarate"))))
         self.audio_bitrate = int(1000 * max(0.0, number(values.get("audiodatarate"))))
         self.encoder = text(values.get("encoder"))[:100]
+        self._top = values
         self._audio = members(values.get("audioTrackIdInfoMap"))
 
     def language(self, track: int) -> str:
         """Language tag of an audio track, where a valid one is told."""
-        tag = text(members(self._audio.get(str(track))).get("language"))
+        tag = self._told(track, "language", "lang")
         return tag if 2 <= len(tag) <= 35 and tag.replace("-", "").isalnum() and tag.isascii() else "und"
+
+    def name(self, track: int) -> str:
+        """Label of an audio track, printable."""
+        return "".join(char for char in self._told(track, "name", "title") if char.isprintable())[:_MAX_NAME]
+
+    def _told(self, track: int, *names: str) -> str:
+        """The map describes further tracks; track 0 is described at the top ([ERTMP] v2, Enhancing onMetaData).
+
+        It names no property for languages, so the words that are in use are taken. At the top only `language` can
+        mean the sound: a title there is the title of all.
+        """
+        found = members(self._audio.get(str(track)))
+        told = next((text(found[name]) for name in names if text(found.get(name))), "")
+        return told or (text(self._top.get("language")) if track == 0 and "language" in names else "")
 
 
 def snap(rate: float) -> Fraction | None:
@@ -106,8 +123,11 @@ class _Audio:
         if self.codec is Codec.OPUS and not config:
             return  # the channel layout follows, or the first packet tells
         if config != self.config:
-            language = hints.language(self.id - FIRST_AUDIO_ID)
-            self.track = audio_track(self.id, self.codec, config, language=language, bitrate=hints.audio_bitrate)
+            number = self.id - FIRST_AUDIO_ID
+            track = audio_track(
+                self.id, self.codec, config, language=hints.language(number), bitrate=hints.audio_bitrate
+            )
+            self.track = replace(track, name=hints.name(number))
             self.config = config
 
     def layout(self, body: bytes, hints: Hints) -> None:

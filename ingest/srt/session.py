@@ -95,8 +95,7 @@ class Session:
         log = _log.bind(address=connected.address, connection=connected.connection)
         try:
             publication = await self._admit()
-        except HeadraceError as error:
-            log.info("srt_publisher_refused", slug=error.slug)
+        except HeadraceError:  # the gatekeeper has logged it, and libsrt has no words for the caller
             await self._hang_up()
             return
         log = log.bind(stream=publication.stream, broadcast=publication.id)

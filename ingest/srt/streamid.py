@@ -23,8 +23,6 @@ MAX_BYTES = 512
 """The stream id's limit in the protocol (draft-sharabayko-srt 3.2.1.3)."""
 
 _MARK = "#!::"
-_ESCAPED = ("%23!", "%23%21")
-"""Encoders that do not undo the percent signs of their URL send them as they are."""
 
 
 class Mode(Enum):
@@ -67,7 +65,7 @@ def parse(raw: bytes) -> StreamId:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise ProtocolError("The stream id is not UTF-8.") from None
-    if text.startswith(_ESCAPED):
+    if "%" in text:  # encoders that do not undo the percent signs of their URL; no key of ours has one
         text = unquote(text)
     if any(not character.isprintable() for character in text):
         raise ProtocolError("The stream id has characters that cannot be printed.")

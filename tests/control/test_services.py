@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import stat
 import threading
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 
 from control.credentials import REDACTED, hash_key, make_token, new_key, parse_token
 from control.database import Database, DatabaseError
@@ -24,7 +26,7 @@ from control.secret_files import admin_token, server_secret
 from control.services import Services, open_services
 from control.snapshot import NOT_ACCEPTED, Change, ChangeKind
 from control.throttle import Throttle
-from media.errors import ProtocolError, Refused
+from media.errors import Overloaded, ProtocolError, Refused
 
 
 class Clock:
@@ -80,11 +82,50 @@ async def test_verify_grants_with_the_settings_of_the_stream(services: Services,
     assert grant.expires_at == clock.now + 60
 
 
-@pytest.mark.parametrize("bad", ["", "main", "hr_", "hr_" + "a" * 32, "x" * 100_000, "\ud800", "hrt_x", "%00"])
+@pytest.mark.parametrize("bad", ["main", "hr_", "hr_" + "a" * 32, "x" * 100_000, "\ud800", "hrt_x", "%00"])
 async def test_anything_else_is_refused_alike(services: Services, bad: str) -> None:
     await services.streams.add("main")
     assert await verify(services, bad) in ("unknown_key", "malformed_token")
     assert services.keys.srt_lookup(bad)[0] == 1401
+
+
+async def test_no_key_at_all_gets_its_own_words_and_costs_nobody_anything(services: Services) -> None:
+    made = await services.keys.add((await services.streams.add("main")).id)
+    assert {await verify(services, "") for _ in range(100)} == {"no_key, told"}
+    assert services.keys.refusals == {"no_key": 100}
+    assert not [entry for entry in await services.audit.entries() if entry["action"] == "refused"]
+    assert await verify(services, made.key) == made.record.id
+
+
+async def test_nobody_waits_for_a_database_that_somebody_holds(services: Services, tmp_path: Path) -> None:
+    made = await services.keys.add((await services.streams.add("main")).id)
+    holder = sqlite3.connect(tmp_path / "headrace.db")
+    try:
+        holder.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(2):  # SQLite itself would wait for five seconds
+            assert await verify(services, made.key) == made.record.id
+    finally:
+        holder.close()
+    assert services.keys.find(made.record.id).last_used_ms is None
+    await services.tick()
+    found = services.keys.find(made.record.id)
+    assert found.last_used_ms == found.used_ms == services.directory.now_ms()
+
+
+async def test_a_single_use_that_cannot_be_settled_is_our_fault_and_says_so(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await services.keys.add((await services.streams.add("main")).id, once=True)
+
+    async def locked(*_: object) -> bool:
+        raise OperationalError("UPDATE", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(services.keys, "_spend_key", locked)
+    with pytest.raises(Overloaded) as caught:
+        await services.keys.verify(made.key, protocol="rtmp", address="192.0.2.1")
+    assert caught.value.slug == "database_unavailable"
+    monkeypatch.undo()
+    assert await verify(services, made.key) == made.record.id
 
 
 async def test_expiry(services: Services, clock: Clock) -> None:

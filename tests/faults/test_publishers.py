@@ -80,7 +80,7 @@ def test_rotated_key_ends_after_its_grace_and_the_stream_waits_for_the_new_one(s
         made = server.cli("key", "rotate", name, "--grace", "3s")
         text = said(server, old, "old.log", 12)
         assert 2.5 < time.monotonic() - began < 8
-        assert "no longer valid" in server.text()
+        assert "was replaced and is no longer valid" in server.text()
         assert text
         wait_state(server, name, "interrupted")
         assert server.status(f"{server.edge}/live/{name}/index.m3u8") == 200
@@ -89,6 +89,23 @@ def test_rotated_key_ends_after_its_grace_and_the_stream_waits_for_the_new_one(s
         with ended(server.push(made["urls"]["rtmp"], *small())):
             assert wait_state(server, name, "live")["id"] == found["id"]
             goes_on(server, name)
+
+
+def test_a_key_in_the_wrong_place_or_none_is_told_in_one_line(shared_server: Server) -> None:
+    server = shared_server
+    made = server.cli("stream", "add", "misplaced")
+    base = made["urls"]["rtmp"].rpartition("/live/")[0]
+    for url, words, slug in (
+        (f"{base}/{made['key']}", "stands where the application belongs", "key_as_application"),
+        (f"{base}/live", "No stream key came", "no_key"),
+        (f"{base}/live/{made['key'][:-1]}", "not accepted", "unknown_key"),
+    ):
+        before = server.text()
+        with ended(server.push(url, *small(), log=f"{slug}.log")) as publisher:
+            assert words in said(server, publisher, f"{slug}.log")
+        lines = [line for line in server.text()[len(before) :].splitlines() if slug in line]
+        assert len(lines) == 1, lines
+        assert made["key"] not in server.text()
 
 
 def test_revoked_key_ends_at_once(shared_server: Server) -> None:
@@ -112,5 +129,6 @@ def test_stream_removed_while_live_ends_for_everyone(shared_server: Server) -> N
         assert publisher.wait(8) != 0
         wait_state(server, name, "ended")
         assert "this stream was removed" in server.text()
+        assert broadcast(server, name)["end_reason"] == "stream_removed"
         path = f"/live/{name}/source/media.m3u8"
         wait_for(lambda: "#EXT-X-ENDLIST" in server.playlist(path), 5, "the playlist is closed")

@@ -190,3 +190,16 @@ class TestTracks:
     )
     def test_claimed_rates(self, claim: float, rate: Fraction | None) -> None:
         assert snap(claim) == rate
+
+
+def test_languages_and_names_of_audio_tracks() -> None:
+    """Track 0 is described at the top, further ones by the map."""
+    tracks = Tracks(4)
+    tracks.metadata(
+        {"language": "en", "title": "The show", "audioTrackIdInfoMap": {"1": {"lang": "deu", "title": "Kom\x07mentar"}}}
+    )
+    asc = bytes.fromhex("1190")
+    tracks.audio(0, b"\x95\x10mp4a" + b"".join(bytes((n,)) + len(asc).to_bytes(3, "big") + asc for n in (0, 1)))
+    samples = tracks.audio(0, b"\x95\x11mp4a" + b"".join(bytes((n, 0, 0, 2)) + b"ab" for n in (0, 1)))
+    found = [(s.track.id, s.track.language, s.track.name) for s in samples]
+    assert found == [(100, "en", ""), (101, "deu", "Kommentar")]

@@ -65,7 +65,7 @@ async def test_plain_callers_are_admitted(
     assert publication.request.agent.startswith("libsrt 1.")
 
 
-@pytest.mark.parametrize("length", [16, 32])
+@pytest.mark.parametrize("length", [16, 24, 32])
 async def test_encrypted_callers_are_admitted(
     server: SrtServer, gatekeeper: Any, run: Run, any_ffmpeg: str, length: int
 ) -> None:

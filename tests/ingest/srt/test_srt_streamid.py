@@ -105,3 +105,11 @@ def test_nothing_but_a_protocol_error(raw: bytes) -> None:
         stated = parse(raw)
         assert stated.key
         assert "/" not in stated.key
+
+
+@pytest.mark.parametrize(
+    "raw", [b"live%2FKEY", b"%23!::r=live/KEY,m=publish", b"%23%21%3A%3Ar%3Dlive%2FKEY%2Cm%3Dpublish", b"publish%3AKEY"]
+)
+def test_percent_signs_that_an_encoder_left_in(raw: bytes) -> None:
+    found = parse(raw)
+    assert (found.key, found.mode) == ("KEY", Mode.PUBLISH)
