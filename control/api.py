@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from control.api_auth import NeedsToken, Unauthorized
 from control.api_broadcasts import broadcasts_router
 from control.api_docs import docs_router
+from control.api_edge import edge_router
 from control.api_streams import streams_router
 from control.metrics import make_registry, render
 from control.operations import Operations
@@ -47,6 +48,7 @@ def make_app(services: Services, settings: Settings, node: Node, whip: WhipEndpo
     app.include_router(_health(node))
     app.include_router(streams_router(Operations(services, settings)), dependencies=guard)
     app.include_router(broadcasts_router(node), dependencies=guard)
+    app.include_router(edge_router(node, services.data), dependencies=guard)
     app.include_router(_metrics(services, node), dependencies=guard)
     if whip is not None:
         app.include_router(whip_router(whip))

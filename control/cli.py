@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from control import cli_keys, cli_lint, cli_server, cli_streams
+from control import cli_keys, cli_lint, cli_server, cli_streams, cli_viewers
 from control.settings import SettingsError
 from media.errors import HeadraceError
 
@@ -35,6 +35,7 @@ def make_app() -> typer.Typer:
     cli_lint.add_to(app)
     app.add_typer(cli_streams.make_app(), name="stream")
     app.add_typer(cli_keys.make_app(), name="key")
+    app.add_typer(cli_viewers.make_app(), name="viewer")
     return app
 
 

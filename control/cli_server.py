@@ -8,14 +8,18 @@ from typing import Annotated
 
 import typer
 
-from control.cli_common import AsJson, Config, Data, Flags, folder, read_settings, say, say_json
+from control.cli_common import AsJson, Config, Data, Flags, client, folder, read_settings, say, say_json
 from control.settings import Settings
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("serve")(_serve)
-    app.command("edge")(_edge)
+    edge = typer.Typer(invoke_without_command=True)
+    edge.callback()(_edge)
+    edge.command("reload")(_reload)
+    edge.command("purge")(_purge)
+    app.add_typer(edge, name="edge")
     app.command("worker")(_worker)
     app.command("probe")(_probe)
     app.command("check")(_check)
@@ -54,7 +58,10 @@ def _run(main: object) -> int:
 
 
 def _edge(
-    origin: Annotated[str, typer.Option("--origin", help="URL of the origin, e.g. http://core:8082")],
+    context: typer.Context,
+    origin: Annotated[
+        str, typer.Option("--origin", help="URL of the origin, e.g. http://core:8082; several between commas")
+    ] = "",
     port: Annotated[int | None, typer.Option("--port", help="Port for viewers [default: edge.port]")] = None,
     metrics_port: Annotated[
         int | None,
@@ -64,7 +71,11 @@ def _edge(
     flags: Flags = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run an edge on its own."""
+    """Run an edge on its own. SIGHUP replaces its workers without dropping a request."""
+    if context.invoked_subcommand is not None:
+        return
+    if not origin:
+        raise typer.BadParameter("which origin? --origin http://HOST:8082", context)
     settings = read_settings(config, [*(flags or ()), *([] if port is None else [f"edge.port={port}"])])
     if as_json:
         settings = _log_as_json(settings)
@@ -73,6 +84,27 @@ def _edge(
 
     configure(settings.log)
     raise typer.Exit(_run(serve_edge(settings.edge, origin, metrics_port, metrics_host=settings.api.host)))
+
+
+def _reload(data: Data = None, config: Config = None, as_json: AsJson = False) -> None:
+    """Replace the workers of the running server's edge, one after another, without dropping a request."""
+    answer = client(data, config).call("reload_edge")
+    if as_json:
+        return say_json(answer)
+    return say(f"{answer['workers']} workers replaced.")
+
+
+def _purge(
+    playback_id: Annotated[str, typer.Argument(help="The stream's playback id.", show_default=False)],
+    data: Data = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forget a stream in the caches of all edges."""
+    answer = client(data, config).call("purge_edge", playback_id=playback_id)
+    if as_json:
+        return say_json(answer)
+    return say(f"{answer['objects']} objects forgotten on this machine.")
 
 
 def _worker(

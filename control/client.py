@@ -34,6 +34,8 @@ ROUTES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "revoke_key": ("POST", "/v1/keys/{key_id}/revoke"),
         "make_token": ("POST", "/v1/keys/{key_id}/token"),
         "audit": ("GET", "/v1/audit"),
+        "reload_edge": ("POST", "/v1/edge/reload"),
+        "purge_edge": ("POST", "/v1/edge/purge"),
     }
 )
 """The operation's name in `control.operations`, and where the API has it. Other arguments are the body or query."""
@@ -41,6 +43,10 @@ ROUTES: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 _READING = frozenset({"streams", "stream", "keys", "audit"})
 """What changes nothing, and so makes no data folder either."""
+
+
+RUNNING = frozenset({"reload_edge", "purge_edge"})
+"""What is asked of a running server only."""
 
 
 class ServerUnreachable(HeadraceError):
@@ -74,6 +80,8 @@ class Client:
                 raise ServerUnreachable(
                     f"The server at {server.api} (process {server.pid}) did not answer: {type(error).__name__}."
                 ) from error
+        if operation in RUNNING:
+            raise Refused(f"No server runs on the data folder {self.data.absolute()}.", slug="no_server")
         return asyncio.run(self._local(operation, arguments))
 
     def _remote(self, api: str, operation: str, arguments: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import structlog
 
 from control.http import HttpServer, listen_tcp
+from control.viewer_news import Follower
 from edge.settings import EdgeSettings
 from edge.supervisor import EdgePool
 from media.errors import HeadraceError
@@ -25,7 +26,8 @@ async def serve_edge(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    pool = EdgePool(settings, [url.strip().rstrip("/") for url in origin.split(",")])
+    origins = [url.strip().rstrip("/") for url in origin.split(",")]
+    pool = EdgePool(settings, origins)
     try:
         await pool.start()
     except (OSError, RuntimeError) as error:
@@ -33,11 +35,32 @@ async def serve_edge(
     try:
         async with _metrics(pool, metrics_host, metrics_port):
             print(f"Headrace edge: http://{settings.host}:{pool.port}, origin {origin}", flush=True)
-            await stop.wait()
+            await _live(pool, origins, stop)
         log.info("draining")
     finally:
         await pool.stop()
     return 0
+
+
+async def _live(pool: EdgePool, origins: list[str], stop: asyncio.Event) -> None:
+    """Follow the origin's news, and replace the workers at SIGHUP, until `stop`."""
+    reload = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
+
+    async def replace() -> None:
+        while True:
+            await reload.wait()
+            reload.clear()
+            try:
+                await pool.reload()
+            except RuntimeError as error:
+                log.error("edge_not_replaced", error=str(error))
+
+    async with asyncio.TaskGroup() as group:
+        tasks = group.create_task(Follower(pool, origins).run()), group.create_task(replace())
+        await stop.wait()
+        for task in tasks:
+            task.cancel()
 
 
 @contextlib.asynccontextmanager

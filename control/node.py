@@ -36,6 +36,7 @@ from control.secret_files import read_secret, worker_token
 from control.services import Services, open_services
 from control.settings import Settings
 from control.status import Status
+from control.viewer_news import Board
 from edge.supervisor import EdgePool
 from ingest.rtmp.server import RtmpServer
 from ingest.srt.library import SrtUnavailable
@@ -85,6 +86,7 @@ class Node:
         self.gate = Gate(services.keys, self.broadcasts, settings.limits, self.planning.planner)
         self.origin = Origin(self.broadcasts)
         self.edge: EdgePool | None = None
+        self.viewer_news = Board(data)
         self.whip = WhipEndpoint(settings.whip, self.gate, settings.limits)
         self.srt: SrtServer | None = None
         self.listeners: list[RtmpServer] = []
@@ -134,6 +136,11 @@ class Node:
         """Begin to go down."""
         self._stopping.set()
 
+    def reload_edge(self) -> None:
+        """Begin to replace the edge's workers, without dropping a request."""
+        if self.edge is not None and self._group is not None:
+            self._spawn(self.edge.reload())
+
     async def run(self, demo: bool) -> None:
         """Start, serve until `stop`, and take everything down. Raises `HeadraceError` where a part cannot start."""
         async with asyncio.TaskGroup() as group, contextlib.AsyncExitStack() as stack:
@@ -167,7 +174,7 @@ class Node:
         if settings.origin.enabled:  # first, because it is what may fail
             sockets.append(listen_tcp(settings.origin.host, settings.origin.port, "origin"))
         sockets.append(listen_unix(socket_path))
-        await self._serve(stack, HttpServer(self.origin, sockets))
+        await self._serve(stack, HttpServer(self.viewer_news.in_front_of(self.origin), sockets))
         stack.callback(self.origin.close)  # before uvicorn stops: blocked requests are answered, not cut
         if settings.edge.enabled:
             self.edge = EdgePool(settings.edge, f"unix:{socket_path}", folder=self._sockets)
@@ -181,6 +188,7 @@ class Node:
             except RuntimeError as error:
                 raise HeadraceError(f"The edge cannot start: {error}.", slug="edge_failed") from error
             stack.push_async_callback(self.edge.stop)
+        self._spawn(self.viewer_news.run(self.edge))
         if settings.api.enabled:
             if settings.whip.enabled:
                 await self.whip.start()
@@ -313,6 +321,7 @@ async def serve(settings: Settings, data: Path, *, demo: bool) -> int:
                 loop = asyncio.get_running_loop()
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, node.stop)
+                loop.add_signal_handler(signal.SIGHUP, node.reload_edge)
                 await node.run(demo)
     except* HeadraceError as errors:
         for error in _leaves(errors):

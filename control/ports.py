@@ -43,6 +43,14 @@ class Node(Protocol):
         """Counts by reason: `publishers` that were not admitted, `limits` that ended a broadcast."""
         ...
 
+    async def reload_edge(self) -> int:
+        """Replace this machine's edge workers without dropping a request; how many. Raises `Refused` without one."""
+        ...
+
+    async def purge_edge(self, playback_id: str) -> int:
+        """Forget a stream in this machine's edge; how many objects that were, 0 without an edge."""
+        ...
+
     async def metrics(self) -> str:
         """Metrics of other processes (edge workers) as Prometheus text; empty where there are none."""
         ...

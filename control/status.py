@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from control.describe import describe, history
 from ingest.ports import StopReason
+from media.errors import HeadraceError, Refused
 from packager.hls.text import instant
 
 if TYPE_CHECKING:
@@ -53,6 +54,20 @@ class Status:
 
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
         return {"publishers": dict(self._node.gate.refusals), "limits": dict(self._node.broadcasts.limit_ends)}
+
+    async def reload_edge(self) -> int:
+        edge = self._node.edge
+        if edge is None:
+            raise Refused("This server runs no edge.", slug="no_edge")
+        try:
+            await edge.reload()
+        except RuntimeError as error:
+            raise HeadraceError(f"The edge goes on as it was: {error}.", slug="edge_failed") from error
+        return len(edge.pids)
+
+    async def purge_edge(self, playback_id: str) -> int:
+        edge = self._node.edge
+        return await edge.purge(f"/live/{playback_id}/") if edge is not None else 0
 
     async def metrics(self) -> str:
         edge = self._node.edge

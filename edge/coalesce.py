@@ -99,7 +99,7 @@ class Flight:
         """`entry` is the old one, standing in for a failing origin."""
         self.failure = UpstreamError(502, "origin_failed", retry=False)
         self.readers: dict[Waiter, None] = {}
-        self.ready: dict[str, tuple[bytes, bytes] | None] = {}
+        self.ready: dict[str, tuple[bytes, bytes, float] | None] = {}
         """What all who wait get alike, by content coding, made when the first of them is woken."""
         self.waits: list[float] = []
         """Since when those waited who got it: they are counted together, afterwards."""
@@ -157,6 +157,11 @@ class Coalescer:
     @property
     def flights(self) -> int:
         return len(self._tasks)
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the fetches under way."""
+        return list(self._flights)
 
     def purge(self, prefix: str) -> None:
         """Answers under way whose key starts with `prefix` are not kept, and no one joins them any more."""

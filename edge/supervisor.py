@@ -191,6 +191,10 @@ class EdgePool:
         """Forget every object whose path starts with `prefix`, in all workers; how many there were."""
         return sum(int(answer["purged"]) for answer in await self._ask_all({"do": "purge", "prefix": prefix}))
 
+    async def purge_stream(self, mark: str) -> int:
+        """Forget the streams whose playback id has this fingerprint (`edge.revocation`); how many objects."""
+        return sum(int(answer["purged"]) for answer in await self._ask_all({"do": "purge", "mark": mark}))
+
     async def revoke(self, revoked: Revocations) -> None:
         """From here on this list of tokens is void, in all workers and in those that come."""
         self.revoked = revoked

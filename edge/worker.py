@@ -27,7 +27,7 @@ from edge.access import Access
 from edge.access_log import AccessLog
 from edge.cache import Cache
 from edge.coalesce import Coalescer
-from edge.revocation import Revocations
+from edge.revocation import Revocations, fingerprint
 from edge.server import Server
 from edge.settings import EdgeSettings
 from edge.site import Site
@@ -226,13 +226,24 @@ class Worker:
         finally:
             writer.close()
 
+    def _marked(self, mark: str) -> set[str]:
+        """Prefixes of the streams that have a fingerprint."""
+        parts = (key.split("/", 3) for key in (*self.cache.entries, *self.coalescer.keys))
+        names = {part[2] for part in parts if len(part) == 4 and part[1] == "live"}
+        return {f"/live/{name}/" for name in names if fingerprint(name) == mark}
+
+    def _purge(self, prefixes: set[str]) -> int:
+        count = 0
+        for prefix in prefixes:
+            self.coalescer.purge(prefix)
+            count += self.cache.purge(prefix)
+        return count
+
     def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
         if order.get("do") == "metrics":
             return asdict(self.snapshot())
         if order.get("do") == "purge":
-            prefix = str(order["prefix"])
-            self.coalescer.purge(prefix)
-            return {"purged": self.cache.purge(prefix)}
+            return {"purged": self._purge(self._marked(str(order["mark"])) if "mark" in order else {order["prefix"]})}
         if order.get("do") == "revoke":
             if self.access is not None:
                 self.access.revoke(Revocations.from_json(order["list"]))

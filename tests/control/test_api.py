@@ -11,8 +11,9 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from control import viewer_news
 from control.api import make_app
-from control.client import ROUTES
+from control.client import ROUTES, RUNNING
 from control.operations import Operations
 from control.secret_files import admin_token
 from control.services import Services, open_services
@@ -46,6 +47,12 @@ class StillNode:
 
     def broadcast(self, broadcast_id: str) -> Mapping[str, Any] | None:
         return next((b for b in self.live if b["id"] == broadcast_id), None)
+
+    async def reload_edge(self) -> int:
+        return 2
+
+    async def purge_edge(self, playback_id: str) -> int:
+        return len(playback_id)
 
     async def stop_broadcast(self, broadcast_id: str) -> bool:
         self.stopped.append(broadcast_id)
@@ -228,4 +235,18 @@ def test_every_operation_has_its_route(services: Services) -> None:
     paths = app.openapi()["paths"]
     for operation, (method, path) in ROUTES.items():
         assert method.lower() in paths[path]
-        assert callable(getattr(Operations, operation))
+        assert operation in RUNNING or callable(getattr(Operations, operation))
+
+
+async def test_the_edge_is_replaced_and_purged_and_tokens_withdrawn(
+    admin: httpx2.AsyncClient, services: Services
+) -> None:
+    assert (await admin.post("/v1/edge/reload")).json() == {"workers": 2}
+    assert (await admin.post("/v1/edge/purge", json={"playback_id": "abc"})).json() == {"objects": 3}
+    assert (await admin.post("/v1/edge/purge", json={"playback_id": "../x"})).status_code == 422
+    assert (await admin.post("/v1/viewers/revoke", json={"token": "some-id"})).json() == {"revoked": True}
+    assert (await admin.post("/v1/viewers/revoke", json={"playback_id": "abc"})).status_code == 200
+    for bad in ({}, {"token": "a", "playback_id": "b"}, {"token": "a.b.c"}):
+        assert (await admin.post("/v1/viewers/revoke", json=bad)).status_code == 422
+    found = viewer_news.read(services.data)
+    assert (len(found.tokens), len(found.streams), len(found.purges)) == (1, 1, 1)

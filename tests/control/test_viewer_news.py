@@ -1,0 +1,136 @@
+"""Tokens made, withdrawn and purges announced: on this machine's edge, and on one that stands alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from control import viewer_news, viewer_tokens
+from control.api_edge import withdraw
+from control.http import HttpServer, listen_tcp
+from control.viewer_news import Board, Follower
+from edge.revocation import fingerprint
+from edge.settings import EdgeSettings
+from edge.supervisor import EdgePool
+from media.errors import Refused
+
+
+async def small_origin(scope: dict, receive: object, send: object) -> None:  # type: ignore[type-arg]
+    headers = [(b"cache-control", b"max-age=60"), (b"content-length", b"1")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})  # type: ignore[operator]
+    await send({"type": "http.response.body", "body": b"x"})  # type: ignore[operator]
+
+
+def status(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, str(answer.headers["x-cache"])
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode().split()[1]
+
+
+async def test_an_edge_elsewhere_hears_of_revoked_tokens_and_of_purges(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    viewer_tokens.rotate(keys, 0)
+    board = Board(tmp_path)
+    sock = listen_tcp("127.0.0.1", 0, "origin")
+    server = HttpServer(board.in_front_of(small_origin), [sock])
+    origin = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    settings = EdgeSettings(host="127.0.0.1", port=0, workers=2, token_keys=keys, token_required=True)
+    pool = EdgePool(settings, origin)
+    one = viewer_tokens.make(keys, "a", 60, [])
+    other = viewer_tokens.make(keys, "a", 60, ["127.0.0.1"])
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(server.run())
+        await server.started()
+        await pool.start()
+        following = group.create_task(Follower(pool, [origin]).run())
+        try:
+
+            async def ask(token: str) -> tuple[int, str]:
+                return await asyncio.to_thread(status, f"http://127.0.0.1:{pool.port}/t/{token}/live/a/p")
+
+            async def until(token: str, code: int) -> None:
+                await board.look(None)
+                async with asyncio.timeout(20):
+                    while {(await ask(token))[0] for _ in range(8)} != {code}:  # noqa: ASYNC110 (another process)
+                        await asyncio.sleep(0.05)
+
+            await until(one["token"], 200)
+            withdraw(tmp_path, one["token"], "")
+            await until(one["token"], 403)
+            assert await ask(one["token"]) == (403, "token_revoked")
+            assert (await ask(other["token"]))[0] == 200
+            os.kill(pool.pids[0], 9)
+            async with asyncio.timeout(20):
+                while pool.restarts < 1 or len(pool._controls) < 2:  # noqa: ASYNC110 (another process)
+                    await asyncio.sleep(0.02)
+            assert {await ask(one["token"]) for _ in range(8)} == {(403, "token_revoked")}, "the new worker knows too"
+            for _ in range(8):
+                await ask(other["token"])
+            viewer_news.purge(tmp_path, "a")
+            await board.look(None)
+            async with asyncio.timeout(20):
+                while (await ask(other["token"]))[1] != "MISS":  # noqa: ASYNC110 (another process)
+                    await asyncio.sleep(0.02)
+            withdraw(tmp_path, "", "a")
+            await until(other["token"], 403)
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+            await pool.stop()
+            server.stop()
+            await running
+
+
+def test_rotation_overlaps(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    with pytest.raises(Refused, match="viewer rotate"):
+        viewer_tokens.make(keys, "a", 60, [])
+    first = viewer_tokens.rotate(keys, 100)
+    assert (first["old_keys"], first["old_keys_end"]) == (0, None)
+    second = viewer_tokens.rotate(keys, 100)
+    found = json.loads(keys.read_text())["keys"]
+    assert [key["kid"] for key in found] == [second["kid"], first["kid"]]
+    assert "exp" not in found[0]
+    assert found[1]["exp"] == second["old_keys_end"]
+    assert keys.stat().st_mode & 0o077 == 0
+    viewer_tokens.rotate(keys, 1000)
+    assert json.loads(keys.read_text())["keys"][2]["exp"] == second["old_keys_end"], "an end never moves away"
+
+
+def test_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    viewer_news.revoke_token(tmp_path, "old", time.time() - 1)
+    viewer_news.revoke_token(tmp_path, "one")
+    viewer_news.revoke_stream(tmp_path, "secret-name")
+    viewer_news.purge(tmp_path, "secret-name")
+    news = viewer_news.read(tmp_path)
+    assert set(news.tokens) == {fingerprint("one")}, "what has ended by itself is forgotten"
+    assert list(news.purges.values()) == list(news.streams) == [fingerprint("secret-name")]
+    assert "secret-name" not in (tmp_path / viewer_news.FILE).read_text()
+    monkeypatch.setattr(viewer_news, "LIMIT", 2)
+    with pytest.raises(Refused, match="rotate"):
+        viewer_news.revoke_token(tmp_path, "more")
+    (tmp_path / viewer_news.FILE).write_text("{")
+    with pytest.raises(Refused, match="broken"):
+        viewer_news.read(tmp_path)
+
+
+def test_what_is_revoked(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    viewer_tokens.rotate(keys, 0)
+    made = viewer_tokens.make(keys, "a", 60, [])
+    assert viewer_tokens.read(made["token"]) == (made["jti"], made["expires_at"])
+    assert viewer_tokens.read("some-id") == ("some-id", None)
+    for broken in ("a.b.c", "a.e30.c", "a.W10.c"):
+        with pytest.raises(Refused):
+            viewer_tokens.read(broken)
