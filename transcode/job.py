@@ -434,7 +434,7 @@ class Job:
             case m.Picture():
                 self._sink.thumbnail(payload)
             case m.Notice():
-                self._log.warning("worker_notice", slug=message.slug, text=message.text)
+                self._log.debug("worker_notice", slug=message.slug, text=message.text)  # the sink tells it
                 # What failed on another machine says nothing about the devices of this one.
                 here = self._process is None or not self._process.place
                 self._sink.stats({"notice": message.text, "failed": message.failed if here else ""})

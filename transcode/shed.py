@@ -3,6 +3,9 @@
 Level 0 is everything. Each level up halves the frame rate of one more rung, lowest value first; after all of them,
 each level leaves one more rung out (from the next cut on). The last rung and those not `sheddable` are never left
 out, and `source` is never thinned.
+
+A step back that did not last is tried again only after twice the time: a machine at its limit would shed and return for
+ever, and viewers would see it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,10 @@ STEP_S = 1.0
 """Between two steps up: long enough to see whether the last one helped."""
 CALM_S = 15.0
 """So long without lag before one step down."""
+MAX_CALM_S = 600.0
+"""What that grows to when steps down do not last."""
+TRIAL_S = 60.0
+"""A step down has lasted when there was no step up for so long."""
 CALM_SHARE = 0.3
 """Of the threshold, under which the worker counts as keeping up."""
 
@@ -29,11 +36,16 @@ class Shedder:
         self._changed = 0.0
         self._calm_since: float | None = None
         self._before = 0.0
+        self._wait_s = CALM_S
+        self._returned: float | None = None
+        """When the last step down was taken, until it has lasted."""
 
     def look(self, lag_s: float, now: float, specs: Sequence[VideoEncode]) -> str:
         """Take a measurement at `now` (seconds, any origin). Returns what changed, for a person, or nothing."""
         if not self.after_s:
             return ""
+        if self._returned is not None and now - self._returned >= TRIAL_S:
+            self._returned, self._wait_s = None, max(CALM_S, self._wait_s / 2)
         if lag_s > self.after_s * CALM_SHARE:
             self._calm_since = None
         elif self._calm_since is None:
@@ -46,11 +58,13 @@ class Shedder:
             if not before or lag_s < before or self.level >= len(self._steps(specs)):
                 return ""
             self.level += 1
+            if self._returned is not None:
+                self._returned, self._wait_s = None, min(MAX_CALM_S, self._wait_s * 2)
             return f"{lag_s:.1f} s behind real time: {self._tell(specs)}."
         self._before = 0.0
-        if self.level and self._calm_since is not None and now - self._calm_since >= CALM_S:
+        if self.level and self._calm_since is not None and now - self._calm_since >= self._wait_s:
             self.level -= 1
-            self._changed = self._calm_since = now
+            self._changed = self._calm_since = self._returned = now
             return f"caught up: {self._tell(specs)}."
         return ""
 

@@ -6,6 +6,7 @@ at or after it is the IDR of every rung, and a plan that came with it holds from
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -27,6 +28,9 @@ from transcode.shed import Shedder
 from transcode.thumbnail import Thumbnailer
 
 log = structlog.get_logger(__name__)
+
+LAGGING_S = 0.3
+"""More than pictures that wait their turn add up to."""
 
 
 class VideoBranch(threading.Thread):
@@ -54,6 +58,8 @@ class VideoBranch(threading.Thread):
         self._closing: dict[str, Rung] = {}
         self._last_pts = -1
         self._shedder = Shedder(plan.shed_after_s)
+        self._looked = (0.0, -1)
+        """Time and position when `values` were asked for last."""
         self._seen: WeakKeyDictionary[Rung, tuple[float, int]] = WeakKeyDictionary()
         self._thumbnailer: Thumbnailer | None = None
 
@@ -74,7 +80,7 @@ class VideoBranch(threading.Thread):
             "rungs": len(rungs),
         }
         if speeds:
-            values["speed_ratio"] = round(min(speeds), 2)
+            values["speed_ratio"] = round(min(*speeds, self._pace()), 2)
         for rung in rungs:
             values[f"frames_{rung.spec.name}"] = rung.frames
         return values
@@ -87,6 +93,15 @@ class VideoBranch(threading.Thread):
         if busy_s <= busy_before:
             return 0.0
         return (media - media_before) / VIDEO_TIMESCALE / (busy_s - busy_before)
+
+    def _pace(self) -> float:
+        """While there is a backlog: media time against the wall clock, since asked last. Rungs that wait for a core or
+        for the decoder do not see in their own figures that the whole is too slow."""
+        now, position = time.monotonic(), min((r.position for r in list(self._rungs.values())), default=-1)
+        (then, before), self._looked = self._looked, (now, position)
+        if before < 0 or position < before or now <= then or self._lag_s() < LAGGING_S:
+            return math.inf
+        return (position - before) / VIDEO_TIMESCALE / (now - then)
 
     def _lag_s(self) -> float:
         positions = [r.position for r in list(self._rungs.values()) if r.position >= 0 and not r.failed]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from media.track import Codec
 from transcode.plan import VideoEncode
-from transcode.shed import CALM_S, STEP_S, Shedder
+from transcode.shed import CALM_S, MAX_CALM_S, STEP_S, TRIAL_S, Shedder
 
 
 def spec(name: str, value: int, sheddable: bool = True) -> VideoEncode:
@@ -54,3 +56,34 @@ def test_zero_turns_it_off() -> None:
     shedder = Shedder(0.0)
     assert shedder.look(100.0, 100.0, SPECS) == ""
     assert shedder.level == 0
+
+
+def test_a_machine_at_its_limit_tries_to_return_ever_more_seldom() -> None:
+    shedder = Shedder(0.5)
+    now, lag, returns = 0.0, 1.0, []
+    while now < 7200:
+        # With everything encoded it falls behind; with one step less it keeps up.
+        before = shedder.level
+        lag = lag + 0.1 if before == 0 else max(0.0, lag - 0.5)
+        now += 0.5
+        shedder.look(lag, now, SPECS)
+        if shedder.level < before:
+            returns.append(now)
+        assert shedder.level <= 1
+    pauses = [b - a for a, b in pairwise(returns)]
+    assert pauses[0] < 4 * CALM_S
+    assert all(later > earlier * 0.9 for earlier, later in pairwise(pauses))
+    assert pauses[-1] >= MAX_CALM_S
+    assert len(returns) < 20
+
+
+def test_returns_that_last_are_quick_again() -> None:
+    shedder = Shedder(0.5)
+    shedder._wait_s = MAX_CALM_S
+    shedder.level = 2
+    now, at = 0.0, []
+    while shedder.level and now < 10 * MAX_CALM_S:
+        now += 1.0
+        if shedder.look(0.0, now, SPECS):
+            at.append(now)
+    assert at[1] - at[0] == max(TRIAL_S, MAX_CALM_S / 2)
