@@ -6,7 +6,8 @@
 
 Ours is a real `headrace serve` with transcoding off: what is received is packaged as CMAF for HLS and DASH. "core" is
 the process in which ingest and packaging run; its idle CPU, measured before the first publisher, is taken off.
-Publishers are ffmpeg processes that send the clip round and round with `-c copy`; they share the machine's cores.
+Publishers are ffmpeg processes that send the clip round and round with `-c copy`; they share the machine's cores. From
+`MANY` over RTMP on, one process (`bench/ingest_sender.py`) sends to all.
 "pictures" is the part of the clip's pictures that the broadcast's health counted over the same seconds.
 
 `--others` runs the same publishers against nginx with its RTMP module (received only, and again with its HLS on, which
@@ -40,6 +41,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 SETTLE_S = 5.0
 """Until every publisher is on air and the first segments are made."""
 FRAME_RATE = 30
+MANY = 20
+"""Publishers over RTMP that an ffmpeg each would leave no machine for."""
 NGINX_MODULES = ("/usr/lib/nginx/modules/ngx_rtmp_module.so", "/usr/lib64/nginx/modules/ngx_rtmp_module.so")
 
 
@@ -126,6 +129,14 @@ async def publishing(ffmpeg: str, clip: Path, urls: list[str]) -> AsyncIterator[
     """One ffmpeg for each URL."""
     async with contextlib.AsyncExitStack() as stack:
         processes = []
+        if len(urls) >= MANY and urls[0].startswith("rtmp"):
+            flv = clip.with_suffix(".flv")
+            copy = ("-y", "-loglevel", "error", "-i", str(clip), "-c", "copy", str(flv))
+            async with running(ffmpeg, *copy) as made:
+                await made.wait()
+            sender = (sys.executable, str(Path(__file__).with_name("ingest_sender.py")), str(flv), *urls)
+            processes.append(await stack.enter_async_context(running(*sender, output=clip.with_suffix(".log"))))
+            urls = []
         for url in urls:
             form = "mpegts" if url.startswith("srt") else "flv"
             loop = ("-loglevel", "error", "-re", "-stream_loop", "-1", "-i", str(clip))
@@ -133,7 +144,7 @@ async def publishing(ffmpeg: str, clip: Path, urls: list[str]) -> AsyncIterator[
             processes.append(process)
         yield processes
         if gone := sum(process.returncode is not None for process in processes):
-            raise RuntimeError(f"{gone} of {len(urls)} publishers ended during the run")
+            raise RuntimeError(f"{gone} of {len(processes)} publishers ended during the run")
 
 
 async def measure(
