@@ -11,6 +11,7 @@ It carries the semantics (blocking reload, hints, lifetimes, errors) so that any
 | RENDITION/seg-E-MSN.m4s | whole segment; while it is being made, chunk by chunk |
 | RENDITION/part-E-MSN.INDEX.m4s | LL-HLS part; the hinted one waits until it is whole |
 | manifest.mpd, time | DASH, and its clock |
+| patch-E-PUBLISHED.mpp | what has changed since the MPD of that publishTime |
 | thumbnail.jpg | newest picture |
 """
 
@@ -42,6 +43,7 @@ WAIT_TARGETS = 3
 
 _PATH = re.compile(r"/live/([A-Za-z0-9._~-]{1,128})/(?:([a-z0-9_-]{1,64})/)?([A-Za-z0-9._-]{1,128})")
 _SEGMENT = re.compile(r"seg-([0-9a-z]+)-(\d{1,12})\.m4s")
+_PATCH = re.compile(r"patch-([0-9a-z]+)-(\d{1,15})\.mpp")
 _PART = re.compile(r"part-([0-9a-z]+)-(\d{1,12})\.(\d{1,6})\.m4s")
 
 
@@ -130,10 +132,20 @@ class Origin:
         if file == "manifest.mpd":
             body = render.mpd(presentation)
             return replies.fresh(body, replies.MPD, _etag(presentation, "d"), presentation.settings.segment_s)
+        if (patch := _PATCH.fullmatch(file)) is not None and patch[1] == presentation.epoch:
+            return self._patch(presentation, int(patch[2]))
         if file == "thumbnail.jpg" and presentation.thumbnail is not None:
             body = presentation.thumbnail
             return replies.fresh(body, replies.JPEG, "", presentation.settings.segment_s)
         return replies.not_found("There is nothing here.")
+
+    def _patch(self, presentation: Presentation, published_ms: int) -> Reply:
+        """What has changed since that MPD; the whole MPD where that is not known any more, or too much has: dash.js 5
+        and Shaka take either here, and an error would end dash.js."""
+        body, target_s = render.mpd_patch(presentation, published_ms), presentation.settings.segment_s
+        if body is None:
+            return replies.fresh(render.mpd(presentation), replies.MPD, _etag(presentation, "d"), target_s)
+        return replies.fresh(body, replies.PATCH, _etag(presentation, f"d{published_ms}"), target_s)
 
     async def _playlist(self, presentation: Presentation, name: str, query: bytes) -> Reply:
         try:

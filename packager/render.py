@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from media.track import Kind
 from packager.dash import mpd as dash
+from packager.dash import patch as dash_patch
 from packager.grid import nominal_rate
 from packager.hls import iframes
 from packager.hls import media_playlist as hls
@@ -59,9 +60,33 @@ def mpd(presentation: Presentation) -> bytes:
             latency_s=presentation.settings.latency_target_s,
             ended=presentation.ended,
             schemes=tuple(presentation.events.schemes),
+            id=presentation.epoch,
+            patch=f"patch-{presentation.epoch}-{presentation.published_us // 1000}.mpp",
         )
         body = presentation.rendered["mpd"] = dash.render(entries(presentation), presentation.listed, facts)
+        if not presentation.ended:
+            presentation.bases[presentation.published_us // 1000] = body
+            while len(presentation.bases) > MAX_BASES:
+                presentation.bases.pop(next(iter(presentation.bases)))
     return body
+
+
+MAX_BASES = 64
+"""MPDs from which a patch can be made: half a minute of two a second, which is as often as caches ask."""
+
+
+def mpd_patch(presentation: Presentation, published_ms: int) -> bytes | None:
+    """From the MPD of that publishTime to the newest one; None where the whole MPD is to be given instead."""
+    newest = mpd(presentation)
+    base = presentation.bases.get(published_ms)
+    if base is None or base is newest or presentation.ended:
+        return None
+    key = ("patch", published_ms)
+    body = presentation.rendered.get(key)
+    if body is None:
+        old, new = dash_patch.take_apart(base.decode()), dash_patch.take_apart(newest.decode())
+        body = presentation.rendered[key] = dash_patch.patch(old, new, presentation.epoch) or b""
+    return body or None
 
 
 JOIN_SEGMENTS = 3

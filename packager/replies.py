@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 PLAYLIST = "application/vnd.apple.mpegurl"
 MPD = "application/dash+xml"
+PATCH = "application/dash-patch+xml"
 VIDEO = "video/mp4"
 AUDIO = "audio/mp4"
 JPEG = "image/jpeg"

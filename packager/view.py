@@ -52,6 +52,8 @@ class View:
         self.shelves: dict[str, Shelf] = {}
         self.rendered: dict[object, bytes] = {}
         """Playlists made from the current version, shared by all who ask; emptied with each publication."""
+        self.bases: dict[int, bytes] = {}
+        """MPDs of late by publishTime in milliseconds, for patches."""
         self.on_demand: Callable[[str], None] = lambda rendition_name: None
         """Told of each request for a rendition, with its name, and of requests for a list of them, with none."""
         self._clock = clock
@@ -170,7 +172,8 @@ class View:
     def touch(self, names: Iterable[str] | None = None) -> None:
         """Something changed: a new version, and whoever waits for one of `names` (None: for anything) is woken."""
         self.version += 1
-        self.published_us = max(self.published_us, self._wall_us())
+        # A millisecond apart at least, for that is what publishTime tells versions apart by.
+        self.published_us = max(self.published_us + 1000, self._wall_us())
         self._windows = {}
         self.rendered = {}
         for name in list(self._waiters) if names is None else names:

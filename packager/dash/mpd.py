@@ -26,6 +26,9 @@ _CHANNELS = "urn:mpeg:dash:23003:3:audio_channel_configuration:2011"
 _VIDEO_SETS = {Codec.H264: 1, Codec.HEVC: 2, Codec.AV1: 3}
 _AUDIO_SETS = 100
 
+PATCH_TTL_S = 30
+"""How long a patch can be had from an MPD on."""
+
 SPREAD_S = Fraction(1, 4)
 """How far apart the renditions of a Period may end, and a Period from the next, to count as the same instant."""
 
@@ -43,6 +46,10 @@ class Facts:
     """Seconds."""
     latency_s: float
     ended: bool
+    id: str = "headrace"
+    """MPD@id: the same for all versions."""
+    patch: str = ""
+    """Where a patch from this MPD to the newest one can be had; empty for nowhere."""
     schemes: tuple[tuple[str, str], ...] = ()
     """Timed events that the segments may carry: (scheme, value)."""
 
@@ -71,6 +78,8 @@ def render(entries: Sequence[Entry], windows: Mapping[str, Window], facts: Facts
             total += found[1]
     head = ['<?xml version="1.0" encoding="UTF-8"?>', _root(facts, windows, target_s, total)]
     if not facts.ended:
+        if facts.patch:
+            head.append(f'<PatchLocation ttl="{PATCH_TTL_S}">{facts.patch}</PatchLocation>')
         latency_ms = round(facts.latency_s * 1000)
         head.append('<ServiceDescription id="0">')
         head.append(f'<Latency target="{latency_ms}" min="{latency_ms // 2}" max="{latency_ms * 2}" referenceId="1"/>')
@@ -85,7 +94,7 @@ def _root(facts: Facts, windows: Mapping[str, Window], target_s: int, total: Fra
     longest = Fraction(max(lengths, default=0.0))
     longest = max(longest, Fraction(target_s))
     common = (
-        f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" minBufferTime="{_duration(2 * facts.part_length)}"'
+        f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" id="{facts.id}" minBufferTime="{_duration(2 * facts.part_length)}"'
         f' maxSegmentDuration="{_duration(longest)}"'
     )
     if facts.ended:

@@ -1,0 +1,106 @@
+"""MPD patches, applied by a small reader of our own: what comes out is the newest MPD, byte by byte in its meaning."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from types import SimpleNamespace
+
+import pytest
+
+from packager import render
+from packager.presentation import Presentation
+from packager.settings import PackagerSettings
+
+MPD = "{urn:mpeg:dash:schema:mpd:2011}"
+
+
+def target(root: ET.Element, selector: str) -> tuple[ET.Element, ET.Element, str]:
+    """(parent, element, attribute or empty) of the absolute paths that we write."""
+    steps = re.findall(r"/((?:[^/\[]|\[[^\]]*\])+)", selector)
+    assert steps[0] == "MPD"
+    parent = element = root
+    for step in steps[1:]:
+        if step.startswith("@"):
+            return parent, element, step[1:]
+        name, _, condition = step.partition("[")
+        found = element.findall(MPD + name)
+        if condition.startswith("@id="):
+            found = [e for e in found if e.get("id") == condition[5:-2]]
+        elif condition:
+            found = [found[int(condition[:-1]) - 1]]
+        assert len(found) == 1, selector
+        parent, element = element, found[0]
+    return parent, element, ""
+
+
+def apply(root: ET.Element, patch: bytes) -> None:
+    for operation in ET.fromstring(patch):
+        parent, element, attribute = target(root, operation.attrib["sel"])
+        children = [ET.fromstring(ET.tostring(c).replace(b"mpd-patch:2020", b"mpd:2011")) for c in operation]
+        match operation.tag.split("}")[1], attribute:
+            case "replace", "":
+                place = list(parent).index(element)
+                parent.remove(element)
+                parent.insert(place, children[0])
+            case "replace", _:
+                assert attribute in element.attrib
+                element.set(attribute, operation.text or "")
+            case "remove", "":
+                parent.remove(element)
+            case "add", "":
+                element.extend(children)
+            case other:
+                raise AssertionError(other)
+
+
+def same(one: ET.Element, other: ET.Element) -> bool:
+    return ET.canonicalize(ET.tostring(one), strip_text=True) == ET.canonicalize(ET.tostring(other), strip_text=True)
+
+
+@pytest.mark.parametrize("step", [1, 3, 11])
+def test_a_chain_of_patches_is_the_newest_mpd(studio: SimpleNamespace, step: int) -> None:
+    clock = studio.Clock()
+    shown = Presentation("x", PackagerSettings(window_segments=6), clock=clock, wall_us=clock.wall_us)
+    feeds = studio.long
+    shown.declare([feed.rendition for feed in feeds])
+    mine, base, patched, whole, version = None, 0, 0, 0, -1
+    for count, event in enumerate(studio.script(feeds, studio.cuts_of(feeds[0]))):
+        studio.play(shown, [event], clock, end=False)
+        if not shown.ready or shown.version < version + step or count % step:
+            continue
+        version = shown.version
+        body = render.mpd_patch(shown, base) if mine is not None else None
+        newest = ET.fromstring(render.mpd(shown))
+        if body is None:
+            mine, whole = newest, whole + 1
+        else:
+            assert mine is not None
+            apply(mine, body)
+            patched += 1
+            assert len(body) < len(render.mpd(shown))
+        assert same(mine, newest)
+        base = shown.published_us // 1000
+    assert whole <= 3  # the first, and where a rendition came
+    assert patched > 5
+
+
+def test_an_mpd_that_nobody_remembers_has_no_patch(studio: SimpleNamespace) -> None:
+    clock = studio.Clock()
+    shown = Presentation("x", PackagerSettings(), clock=clock, wall_us=clock.wall_us)
+    feeds = studio.long
+    shown.declare([feed.rendition for feed in feeds])
+    events = studio.script(feeds, studio.cuts_of(feeds[0]))
+    studio.play(shown, events[:900], clock, end=False)
+    render.mpd(shown)
+    base = shown.published_us // 1000
+    assert render.mpd_patch(shown, base - 7) is None
+    studio.play(shown, events[900:1000], clock, end=False)
+    assert render.mpd_patch(shown, base)
+    for start in range(1000, 2000, 10):
+        studio.play(shown, events[start : start + 10], clock, end=False)
+        render.mpd(shown)
+    assert len(shown.bases) <= render.MAX_BASES
+    shown.end()
+    assert render.mpd_patch(shown, max(shown.bases)) is None
+    assert b"PatchLocation" not in render.mpd(shown)
