@@ -16,6 +16,7 @@ from control.api_auth import NeedsToken, Unauthorized
 from control.api_broadcasts import broadcasts_router
 from control.api_docs import docs_router
 from control.api_edge import edge_router
+from control.api_front import Front
 from control.api_streams import streams_router
 from control.metrics import make_registry, render
 from control.operations import Operations
@@ -42,7 +43,9 @@ _PAGE_POLICY = (
 def make_app(services: Services, settings: Settings, node: Node, whip: WhipEndpoint | None = None) -> FastAPI:
     """The application for `api.port`. `whip` has its own way of letting people in: the stream key."""
     app = FastAPI(title="Headrace", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
-    guard = [Depends(NeedsToken(services.data))]
+    needs_token = NeedsToken(services.data)
+    guard = [Depends(needs_token)]
+    app.add_middleware(Front, guard=needs_token)
     _add_errors(app)
     app.include_router(docs_router(app.title, "/openapi.json", _PAGE_POLICY))
     app.include_router(_health(node))
@@ -106,10 +109,21 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        parts = [f"{'.'.join(str(p) for p in item['loc'][1:])}: {item['msg']}" for item in error.errors()]
+        parts = [f"{_place(item['loc'])}: {item['msg']}" for item in error.errors()]
         return JSONResponse({"slug": "bad_request", "text": "; ".join(parts)}, 422)
 
     @app.exception_handler(HTTPException)
     async def http(_request: Request, error: HTTPException) -> JSONResponse:
-        slug = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        slug = {404: "not_found", 405: "method_not_allowed", 413: "body_too_long"}.get(error.status_code, "bad_request")
         return JSONResponse({"slug": slug, "text": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def bug(_request: Request, _error: Exception) -> JSONResponse:
+        text = "This is a fault of the server, which goes on; its log says more."
+        return JSONResponse({"slug": "internal_error", "text": text}, 500)
+
+
+def _place(where: tuple[int | str, ...]) -> str:
+    """Where in a request a mistake is: the field, or the body as a whole (a number is its character)."""
+    names = [str(part) for part in where[1:]]
+    return ".".join(names) if names and not names[0].isdecimal() else "the body"

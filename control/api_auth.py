@@ -29,8 +29,13 @@ class NeedsToken:
 
     async def __call__(self, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
         """Raises `Unauthorized` for everyone else."""
-        token = given.credentials.encode("utf-8", "surrogateescape") if given is not None else b""
-        if not hmac.compare_digest(token, self._token):
+        self.check(f"Bearer {given.credentials}" if given is not None else "")
+
+    def check(self, authorization: str) -> None:
+        """The header `Authorization` of a request. Raises `Unauthorized`."""
+        scheme, _, token = authorization.partition(" ")
+        known = hmac.compare_digest(token.strip().encode("utf-8", "surrogateescape"), self._token)
+        if scheme.lower() != "bearer" or not known:
             raise Unauthorized(
                 "This needs the admin token (file `admin-token` in the data folder) as `Authorization: Bearer TOKEN`."
             )

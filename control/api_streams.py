@@ -7,9 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from control.operations import Operations
+from control.operations import LONGEST_S, Operations
 
 Answer = dict[str, Any]
+
+NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
+"""Text that any database stores, and any terminal shows, as it is."""
 
 
 class _Body(BaseModel):
@@ -33,22 +36,22 @@ class StreamChange(_Body):
 class NewKey(_Body):
     """A key to add."""
 
-    expires_s: float | None = Field(default=None, gt=0, description="Lifetime in seconds from now.")
+    expires_s: float | None = Field(default=None, gt=0, le=LONGEST_S, description="Lifetime in seconds from now.")
     once: bool = Field(default=False, description="Good for one publication only.")
-    label: str = Field(default="", max_length=128, description="A note for yourself.")
+    label: str = Field(default="", max_length=128, pattern=NO_CONTROLS, description="A note for yourself.")
     signing: bool = Field(default=False, description="A key that signs publish tokens and cannot publish itself.")
 
 
 class Rotation(_Body):
     """A rotation of a stream's keys."""
 
-    grace_s: float = Field(default=60.0, ge=0, description="How long the old keys live on.")
+    grace_s: float = Field(default=60.0, ge=0, le=LONGEST_S, description="How long the old keys live on.")
 
 
 class NewToken(_Body):
     """A publish token to make."""
 
-    expires_s: float = Field(default=600.0, gt=0, description="Until when it may start a publication.")
+    expires_s: float = Field(default=600.0, gt=0, le=LONGEST_S, description="Until when it may start a publication.")
 
 
 def streams_router(operations: Operations) -> APIRouter:

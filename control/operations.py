@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,9 @@ from media.errors import Refused
 
 Answer = dict[str, Any]
 
+LONGEST_S = 100 * 365 * 86_400.0
+"""The longest time that a key, a token or a grace may have; times are stored as whole milliseconds."""
+
 
 def _time(value_ms: int | None) -> str | None:
     if value_ms is None:
@@ -31,6 +35,8 @@ class Operations:
 
     services: Services
     settings: Settings
+    _rotating: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One rotation after another: each ends the keys that were there before it."""
 
     async def add_stream(self, name: str, playback_id: str, settings: Mapping[str, Any]) -> Answer:
         """`{"name", "playback_id", "key", "key_id", "urls", ...}`: the only time that the key is shown."""
@@ -79,7 +85,8 @@ class Operations:
     async def rotate_key(self, name: str, *, grace_s: float) -> Answer:
         """A new key, as `add_key`; the old ones end after the grace time."""
         stream = self.services.streams.find(name)
-        made = await self.services.keys.rotate(stream.id, grace_s=grace_s)
+        async with self._rotating:
+            made = await self.services.keys.rotate(stream.id, grace_s=grace_s)
         return {"name": stream.name, "grace_s": grace_s, **self._made(stream, made)}
 
     async def revoke_key(self, key_id: str) -> Answer:
@@ -154,4 +161,7 @@ def seconds(text: str) -> float:
     number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
     if not (number.isascii() and number.replace(".", "", 1).isdigit()):
         raise Refused(f"{text!r} is no length of time: write 90s, 15m, 2h or 7d.", slug="bad_duration")
-    return float(number) * unit
+    found = float(number) * unit
+    if found > LONGEST_S:
+        raise Refused(f"{text!r} is longer than a hundred years.", slug="bad_duration")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -250,3 +251,51 @@ async def test_the_edge_is_replaced_and_purged_and_tokens_withdrawn(
         assert (await admin.post("/v1/viewers/revoke", json=bad)).status_code == 422
     found = viewer_news.read(services.data)
     assert (len(found.tokens), len(found.streams), len(found.purges)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/streams/main/keys", {"expires_s": 1e300}),
+        ("/v1/streams/main/keys", {"label": "a\x00b"}),
+        ("/v1/streams/main/keys/rotate", {"grace_s": 1e18}),
+    ],
+)
+async def test_numbers_and_text_that_no_database_holds(admin: httpx2.AsyncClient, path: str, body: Any) -> None:
+    await admin.post("/v1/streams", json={"name": "main"})
+    for content in (json.dumps(body), json.dumps(body).replace("1e+300", "1e999").replace("1e+18", "Infinity")):
+        answer = await admin.post(path, content=content, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["slug"]) == (422, "bad_request")
+
+
+async def test_the_token_comes_before_the_body(admin: httpx2.AsyncClient) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(1000):
+            sent += 1
+            yield b" " * 4096
+
+    content = {"Content-Type": "application/json"}
+    answer = await admin.post("/v1/streams", content=endless(), headers={**content, "Authorization": "Bearer no"})
+    assert (answer.status_code, sent) == (401, 0)
+    answer = await admin.post("/v1/streams", content=endless(), headers=content)
+    assert (answer.status_code, answer.json()["slug"]) == (413, "body_too_long")
+    assert sent < 100
+    answer = await admin.post("/v1/streams", content=b"{", headers=content)
+    assert answer.json()["text"].startswith("the body: ")
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/docs", "/metrics", "/v1/streams"])
+async def test_head_is_get_without_the_body(admin: httpx2.AsyncClient, path: str) -> None:
+    answer = await admin.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == (await admin.get(path)).headers["content-type"]
+
+
+async def test_rotations_at_once_leave_one_live_key(admin: httpx2.AsyncClient) -> None:
+    await admin.post("/v1/streams", json={"name": "main"})
+    await asyncio.gather(*(admin.post("/v1/streams/main/keys/rotate") for _ in range(8)))
+    states = [key["state"] for key in (await admin.get("/v1/streams/main/keys")).json()]
+    assert states.count("live") == 1
