@@ -1,4 +1,7 @@
-"""From decoded pictures to what one rung's encoder takes: size, 8-bit 4:2:0, limited range, the source's own matrix."""
+"""From decoded pictures to what one rung's encoder takes: size, 8-bit 4:2:0, limited range, the source's own matrix.
+
+HDR (PQ, HLG) is brought to SDR: 8 bits cannot hold it, and browsers disagree about what they do with it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,10 @@ _UNSPECIFIED = 2
 _BT709 = Colour(1, 1, 1)
 _BT601 = Colour(6, 6, 6)
 _NAMES = {1: "bt709", 6: "smpte170m"}
+_HDR_TRANSFERS = (16, 18)
+"""SMPTE ST 2084 (PQ) and ARIB STD-B67 (HLG), of ISO/IEC 23091-2."""
+_FFMPEG_8 = 11
+"""The major version of its libavfilter."""
 _ASPECT_TOLERANCE = Fraction(2, 100)
 """Rounding a rung's size to even numbers changes its aspect by less than this."""
 
@@ -26,10 +33,18 @@ def colour_of(picture: VideoFrame) -> Colour:
     A source that does not tell is tagged with what players assume for its size (HD is BT.709, SD is BT.601): a
     480p rung of an HD source would be shown in wrong colours otherwise.
     """
+    if _to_sdr(picture):
+        return _BT709
     told = Colour(int(picture.color_primaries), int(picture.color_trc), int(picture.colorspace))
     if told.matrix not in (_UNSPECIFIED, 0):
         return told
     return _BT709 if picture.height >= 720 or picture.width >= 1280 else _BT601
+
+
+def _to_sdr(picture: VideoFrame) -> bool:
+    """Whether the picture is HDR, and this libav can turn it into SDR (its scaler does since FFmpeg 8). An older one
+    passes the values on, with the tags that say what they are."""
+    return int(picture.color_trc) in _HDR_TRANSFERS and av.library_versions["libavfilter"][0] >= _FFMPEG_8
 
 
 class Scaler:
@@ -45,14 +60,14 @@ class Scaler:
         self._height = height
         self._sample_aspect = sample_aspect
         self._jpeg = jpeg
-        self._key: tuple[int, int, str, Fraction, int, int] | None = None
+        self._key: tuple[int, int, str, Fraction, int, int, int] | None = None
         self._graph: Graph | None = None
 
     def __call__(self, picture: VideoFrame, sample_aspect: Fraction) -> VideoFrame:
         """A new picture with the same pts. `sample_aspect` is the picture's own. Raises `av.FFmpegError`."""
         key = (
             picture.width, picture.height, picture.format.name, sample_aspect,
-            int(picture.colorspace), int(picture.color_range),
+            int(picture.colorspace), int(picture.color_range), int(picture.color_trc),
         )  # fmt: skip
         if self._graph is None or self._key != key:
             self._graph, self._key = self._open(picture, sample_aspect), key
@@ -81,7 +96,10 @@ class Scaler:
             f":colorspace={matrix}:range={int(picture.color_range)}"
         )
         convert = ":out_range=pc:out_color_matrix=bt601" if self._jpeg else ":out_range=tv"
-        if matrix == 0 and not self._jpeg:
+        if _to_sdr(picture):
+            convert += ":out_primaries=bt709:out_transfer=bt709:intent=perceptual"
+            convert += "" if self._jpeg else ":out_color_matrix=bt709"
+        elif matrix == 0 and not self._jpeg:
             convert += f":out_color_matrix={_NAMES[colour_of(picture).matrix]}"
         graph = Graph()
         graph.threads = 1  # rungs run side by side already

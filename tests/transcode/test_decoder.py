@@ -54,7 +54,7 @@ def test_no_picture_is_lost(kit: Any, clip: Any, monkeypatch: pytest.MonkeyPatch
     assert [p.pts for p in shown] == clip.times
     assert told == [(DEVICE, "h264")]
     assert decoder.seat == "h264"
-    assert SILENT_PACKETS < len(clip.packets)
+    assert len(clip.packets) > SILENT_PACKETS
 
 
 def test_a_broken_source_is_not_held_against_the_device(kit: Any, clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
