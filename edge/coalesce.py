@@ -42,6 +42,9 @@ RETRY_JITTER_S = (0.05, 0.25)
 CROWD = 100
 """From so many on, how long it takes to wake them is measured."""
 
+_ON_THE_WAY = ("via", "cdn-loop")
+"""Where a request has been (RFC 9110 7.6.3, RFC 8586): always handed on, with our name behind."""
+
 _NOT_FORWARDED = HOP_BY_HOP | {
     *("host", "accept-encoding", "content-length", "expect", "range", "if-range", "via"),
     *("if-match", "if-none-match", "if-modified-since", "if-unmodified-since"),
@@ -182,13 +185,13 @@ class Coalescer:
     def _forwarded(self, headers: dict[str, str]) -> dict[str, str]:
         wanted = self._settings.forward_headers
         if not wanted:
-            return {"via": headers["via"]} if "via" in headers else {}
+            return {name: headers[name] for name in _ON_THE_WAY if name in headers}
         every = "*" in wanted
         named = {item.strip().lower() for item in headers.get("connection", "").split(",")}
         return {
             name: value
             for name, value in headers.items()
-            if name == "via" or ((every or name in wanted) and name not in _NOT_FORWARDED and name not in named)
+            if name in _ON_THE_WAY or ((every or name in wanted) and name not in _NOT_FORWARDED and name not in named)
         }
 
     async def _run(self, flight: Flight) -> None:
@@ -214,8 +217,10 @@ class Coalescer:
 
     async def _fetch(self, flight: Flight) -> None:
         via = flight.headers.get("via")
-        headers = [item for item in flight.headers.items() if item[0] != "via"]
+        loop = flight.headers.get("cdn-loop")
+        headers = [item for item in flight.headers.items() if item[0] not in _ON_THE_WAY]
         headers.append(("via", (f"{via}, " if via else "") + f"1.1 {self._settings.name}"))
+        headers.append(("cdn-loop", (f"{loop}, " if loop else "") + self._settings.name))
         headers.append(("accept-encoding", "identity"))
         old = flight.old
         if old is not None and old.status == 200:

@@ -17,6 +17,8 @@ class Snapshot:
     viewers: Mapping[str, Sequence[int]] = field(default_factory=dict)
     histograms: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Counts per bucket and the sum; see `edge.latency`."""
+    upstreams: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By URL: whether it works, requests, failures."""
 
 
 _COUNTERS = (
@@ -70,11 +72,30 @@ def render(snapshots: Iterable[Snapshot], extra: Mapping[str, float]) -> bytes:
         lines += [*_family(name, text, "gauge"), f"{name} {_number(sums.get(key, 0))}"]
     for key, name, text in _HISTOGRAMS:
         lines += _histogram(name, text, [item.histograms[key] for item in found if key in item.histograms])
+    lines += _upstreams(found)
     lines += _family("headrace_edge_viewers", "Distinct viewers within the last seconds, by stream", "gauge")
     lines += [
         f'headrace_edge_viewers{{stream="{_escape(stream)}"}} {len(viewers[stream])}' for stream in sorted(viewers)
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+_UPSTREAM = (
+    ("headrace_edge_upstream_up", "Workers' least opinion of an upstream: 1 works, 0 does not", "gauge"),
+    ("headrace_edge_upstream_asked_total", "Requests by upstream", "counter"),
+    ("headrace_edge_upstream_failed_total", "Failed requests by upstream", "counter"),
+)
+
+
+def _upstreams(found: Sequence[Snapshot]) -> list[str]:
+    lines = []
+    urls = sorted({url for snapshot in found for url in snapshot.upstreams})
+    for index, (name, text, kind) in enumerate(_UPSTREAM):
+        lines += _family(name, text, kind)
+        for url in urls:
+            values = [snapshot.upstreams[url][index] for snapshot in found if url in snapshot.upstreams]
+            lines.append(f'{name}{{upstream="{_escape(url)}"}} {_number(sum(values) if index else min(values))}')
+    return lines
 
 
 def _family(name: str, text: str, kind: str) -> list[str]:

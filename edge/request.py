@@ -96,7 +96,7 @@ class Fields:
 
 
 _SPECIAL = frozenset({"if-none-match", "if-modified-since", "if-range", "via", "upgrade", "range"}) | {
-    *("x-forwarded-for", "forwarded")
+    *("x-forwarded-for", "forwarded", "cdn-loop")
 }
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from edge.upstream import Choice
+
 
 class EdgeSettings(BaseModel):
     """How an edge listens, what it keeps, and what it asks of viewers and of its upstream."""
@@ -78,6 +80,22 @@ class EdgeSettings(BaseModel):
         1024, ge=1, description="Most connections to the origin per worker; each blocked playlist request holds one."
     )
     upstream_queue: int = Field(4096, ge=0, description="Fetches that may wait for a connection; more get 503.")
+    upstream_choice: Choice = Field(
+        Choice.FIRST,
+        description="Of several upstreams: `first` asks them in their order; `spread` gives each stream an order of "
+        "its own, the same in every edge, so that few shields hold it.",
+    )
+    health_interval_s: float = Field(
+        2.0, ge=0, description="How often each of several upstreams is checked, give or take a quarter. 0: never."
+    )
+    health_timeout_s: float = Field(2.0, gt=0, description="Time for an upstream to answer a check.")
+    health_path: str = Field(
+        "/access/news.json",
+        pattern=r"^/[\x21-\x7e]*$",
+        description="What is asked of an upstream; any answer below 500 is a good one.",
+    )
+    health_failures: int = Field(2, ge=1, description="Failed checks in a row that make an upstream the last choice.")
+    health_successes: int = Field(2, ge=1, description="Good checks in a row that make it a good choice again.")
     connect_timeout_s: float = Field(3.0, gt=0, description="Time to connect to the origin.")
     first_byte_timeout_s: float = Field(
         30.0, gt=0, description="Time for the origin to answer, longer than any blocking reload."

@@ -54,7 +54,7 @@ class Site:
             self.stats.hit += 1
             self._serve(page, request, sink, now, b"HIT")
             return
-        if "via" in request.headers and self._loops(request.headers["via"]):
+        if self._loops(request.headers):
             self.stats.error += 1
             self.refuse(sink, 508, "loop_detected", request=request)
             return
@@ -106,8 +106,8 @@ class Site:
         self.count(flight, leads, since)
         self._serve(entry, request, sink, now, self.result(flight, leads))
 
-    def ready(self, flight: Flight, coding: str) -> tuple[bytes, bytes] | None:
-        """The whole HTTP/1.1 answer, in one piece or two, that a plain request gets which joined a flight that is over.
+    def ready(self, flight: Flight, coding: str) -> tuple[bytes, bytes, float] | None:
+        """The HTTP/1.1 answer, in one piece or two, and the time, for plain requests that joined a flight now over.
 
         None where that is not the same for all, or no 200.
         """
@@ -116,8 +116,8 @@ class Site:
             return None
         entry, now, result = entry.squeezed(coding) if coding else entry, self.clock(), self.result(flight, False)
         if len(entry.body) <= JOIN_BYTES:
-            return entry.whole_for(now, result), b""
-        return entry.head_for(now, result), entry.body
+            return entry.whole_for(now, result), b"", now
+        return entry.head_for(now, result), entry.body, now
 
     def refuse(self, sink: Sink, status: int, slug: str, *, request: Request | None = None) -> None:
         """An error of the edge's own."""
@@ -191,8 +191,12 @@ class Site:
         where = (b"content-range", b"bytes %d-%d/%d" % (start, end - 1, total))
         sink.respond(206, (*fields, where), memoryview(entry.body)[start:end], end - start)
 
-    def _loops(self, via: str) -> bool:
-        return any(item.split()[1:2] == [self._loop_mark] for item in via.lower().split(","))
+    def _loops(self, headers: dict[str, str]) -> bool:
+        """Whether the request was here before: our name in Via or, where a proxy takes that out, in CDN-Loop."""
+        via, loop = headers.get("via", ""), headers.get("cdn-loop", "")
+        if any(item.split()[1:2] == [self._loop_mark] for item in via.lower().split(",")):
+            return True
+        return any(item.split(";")[0].strip() == self._loop_mark for item in loop.lower().split(","))
 
 
 def _unchanged(entry: Entry, request: Request) -> bool:

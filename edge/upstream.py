@@ -1,15 +1,28 @@
 """The client towards the origin: HTTP/1.1 GETs over a bounded pool of connections, on a Unix socket or TCP/TLS.
 
-It asks for whole objects and hands on what arrives as it arrives; it knows of no cache and no viewers. Several
-upstreams are tried in order: one that cannot be reached is left alone for a while.
+It asks for whole objects and hands on what arrives as it arrives; it knows of no cache and no viewers.
+
+Several upstreams are asked in an order of preference, the working ones first. What one cannot give (no connection,
+502, 504) the next is asked for. Whether one works is seen by use and, where there are several, by asking it for a
+small object again and again:
+
+| an upstream is | until                                              | and then   |
+|----------------|----------------------------------------------------|------------|
+| up             | `health_failures` checks in a row fail             | down       |
+| down           | `health_successes` checks in a row succeed         | up         |
+| out of reach   | `DOWN_S` after a connection failed, or one is made | as before  |
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import blake2b
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
@@ -43,6 +56,50 @@ class Receiver(Protocol):
     def on_data(self, data: bytes) -> None: ...
 
 
+class Choice(Enum):
+    """In which order upstreams that work are asked."""
+
+    FIRST = "first"
+    """As they are listed."""
+    SPREAD = "spread"
+    """By the stream: each has its own order, the same in all edges, so that few shields hold one stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How upstreams are checked."""
+
+    path: str
+    interval_s: float
+    timeout_s: float
+    failures: int
+    successes: int
+
+
+class _Nowhere:
+    """Takes the answer to a check, and looks at its status only."""
+
+    def on_head(self, status: int, headers: dict[str, str]) -> None:
+        if status >= 500:
+            raise UpstreamError(status, "unhealthy", retry=False)
+
+    def on_data(self, data: bytes) -> None:
+        pass
+
+
+class _Picky:
+    """A receiver that wants no gateway's excuse, as another upstream can be asked."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self.on_data = receiver.on_data
+
+    def on_head(self, status: int, headers: dict[str, str]) -> None:
+        if status in (502, 504):
+            raise UpstreamError(status, "bad_gateway", retry=True)
+        self._receiver.on_head(status, headers)
+
+
 class Address:
     """One upstream: `unix:/path/of/socket`, `http://host[:port]` or `https://host[:port]`."""
 
@@ -51,6 +108,11 @@ class Address:
         self.path = ""
         self.tls: ssl.SSLContext | None = None
         self.down_until = 0.0
+        self.up = True
+        """As the checks found it."""
+        self.streak = 0
+        """Checks in a row that say otherwise than `up`."""
+        self.requests = self.failures = 0
         if url.startswith("unix:"):
             self.path, self.host, self.port, self.authority = url.removeprefix("unix:"), "", 0, "origin"
             return
@@ -118,7 +180,7 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserCallbackError as error:
             refusal = error.__context__
             if isinstance(refusal, UpstreamError):
-                self._fail(refusal.slug, refusal.status)
+                self._fail(refusal.slug, refusal.status, retry=refusal.retry)
             else:
                 log.error("answer_not_handled", exc_info=refusal)
                 self._fail("internal", 500)
@@ -195,7 +257,9 @@ class Upstream:
         first_byte_timeout_s: float,
         body_timeout_s: float,
         tls: ssl.SSLContext | None = None,
+        choice: Choice = Choice.FIRST,
     ) -> None:
+        self._choice = choice
         self._addresses = [Address(url, tls) for url in urls]
         if not self._addresses:
             raise ValueError("an edge needs at least one upstream")
@@ -270,16 +334,66 @@ class Upstream:
         self._count -= 1
 
     async def _fetch(self, target: str, headers: list[tuple[str, str]], receiver: Receiver) -> None:
-        now = asyncio.get_running_loop().time()
-        addresses = sorted(self._addresses, key=lambda address: address.down_until > now)
+        addresses = self.order(target, asyncio.get_running_loop().time())
         for index, address in enumerate(addresses):
+            last = index == len(addresses) - 1
             try:
-                await self._ask(address, target, headers, receiver)
+                await self._ask(address, target, headers, receiver if last else _Picky(receiver))
             except UpstreamError as error:
-                if not error.retry or index == len(addresses) - 1:
+                address.failures += 1
+                if last or not error.retry:
                     raise
             else:
                 return
+
+    def order(self, target: str, now: float) -> list[Address]:
+        """The upstreams as they are to be asked for `target`: those that work first, among them by preference."""
+        found = self._addresses
+        if len(found) == 1:
+            return found
+        if self._choice is Choice.SPREAD:
+            stream = "/".join(target.split("/", 3)[:3])
+            # The highest hash of both together (rendezvous hashing): one that goes moves only its own streams.
+            found = sorted(found, key=lambda item: blake2b(f"{item.url} {stream}".encode(), digest_size=8).digest())
+        return sorted(found, key=lambda item: (not item.up) + (item.down_until > now))
+
+    async def watch(self, health: Health) -> None:
+        """Check all upstreams again and again, until cancelled. Only where there are several."""
+        async with asyncio.TaskGroup() as group:
+            for address in self._addresses:
+                group.create_task(self._watch(address, health))
+
+    async def _watch(self, address: Address, health: Health) -> None:
+        while True:
+            # Random parts keep the workers of many edges from asking at one instant.
+            await asyncio.sleep(health.interval_s * random.uniform(0.75, 1.25))
+            good = await self._check(address, health)
+            address.streak = 0 if good == address.up else address.streak + 1
+            if address.streak >= (health.failures if address.up else health.successes):
+                address.up, address.streak = good, 0
+                log.warning("upstream_up" if good else "upstream_down", upstream=address.url)
+
+    async def _check(self, address: Address, health: Health) -> bool:
+        request = f"GET {health.path} HTTP/1.1\r\nhost: {address.authority}\r\nconnection: close\r\n\r\n"
+        connection = None
+        try:
+            async with asyncio.timeout(health.timeout_s):
+                connection = await self._connect(address)
+                await connection.ask(request.encode("latin-1"), _Nowhere())
+        except (UpstreamError, TimeoutError):
+            return False
+        finally:
+            if connection is not None:
+                connection.close()
+        return True
+
+    def snapshot(self) -> dict[str, list[float]]:
+        """By URL: whether it works, requests, failures."""
+        now = asyncio.get_running_loop().time()
+        return {
+            item.url: [float(item.up and item.down_until <= now), item.requests, item.failures]
+            for item in self._addresses
+        }
 
     async def _ask(self, address: Address, target: str, headers: list[tuple[str, str]], receiver: Receiver) -> None:
         lines = [f"GET {target} HTTP/1.1", f"host: {address.authority}"]
@@ -289,10 +403,11 @@ class Upstream:
             connection = self._reuse(address) or await self._connect(address)
             self._busy.add(connection)
             self.requests += 1
+            address.requests += 1
             try:
                 await connection.ask(request, receiver)
             except UpstreamError as error:
-                if error.retry and not connection.fresh:
+                if error.retry and not connection.fresh and not connection.touched:
                     continue  # the origin closed an idle connection just as we used it: RFC 9112 9.3.1
                 raise
             except asyncio.CancelledError:

@@ -32,7 +32,7 @@ from edge.server import Server
 from edge.settings import EdgeSettings
 from edge.site import Site
 from edge.stats import Stats
-from edge.upstream import Upstream
+from edge.upstream import Health, Upstream
 from edge.viewers import Viewers
 
 log = structlog.get_logger(__name__)
@@ -91,6 +91,7 @@ class Worker:
             connect_timeout_s=settings.connect_timeout_s,
             first_byte_timeout_s=settings.first_byte_timeout_s,
             body_timeout_s=settings.body_timeout_s,
+            choice=settings.upstream_choice,
         )
         self.coalescer = Coalescer(self.cache, self.upstream, settings, self.stats, loop.time)
         self.viewers = Viewers(settings.viewer_window_s, bytes.fromhex(orders.viewer_key))
@@ -113,6 +114,7 @@ class Worker:
 
     async def run(self) -> None:
         """Serve until `stop` is called or the parent has gone."""
+        settings = self._settings
         listeners, context = await self._listen()
         control = None
         if self._orders.control:
@@ -121,6 +123,10 @@ class Worker:
             tasks = [group.create_task(self._tick()), group.create_task(self._pack_pages())]
             if context is not None:
                 tasks.append(group.create_task(tls.watch(context, self._settings)))
+            if len(self._orders.upstream) > 1 and settings.health_interval_s:
+                times = settings.health_interval_s, settings.health_timeout_s
+                health = Health(settings.health_path, *times, settings.health_failures, settings.health_successes)
+                tasks.append(group.create_task(self.upstream.watch(health)))
             if self.log is not None:
                 tasks.append(group.create_task(self.log.run()))
             self.ready.set()
@@ -213,7 +219,8 @@ class Worker:
         if self.log is not None:
             gauges |= {"log_lines": self.log.lines, "log_drops": self.log.drops}
         return metrics.Snapshot(
-            self.stats.snapshot(), gauges, self.viewers.snapshot(), self.coalescer.latency.snapshot()
+            *(self.stats.snapshot(), gauges, self.viewers.snapshot(), self.coalescer.latency.snapshot()),
+            upstreams=self.upstream.snapshot(),
         )
 
     async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

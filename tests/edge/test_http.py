@@ -284,8 +284,11 @@ async def test_a_viewer_behind_a_trusted_proxy_counts_by_its_own_address(make_ed
 async def test_a_loop_is_found(edge: Edge, origin: ScriptedOrigin) -> None:
     assert (await edge.get("/live/a/s", via="1.1 other, 1.1 headrace")).status == 508
     assert not origin.requests
-    await edge.get("/live/a/s", via="1.1 other")
+    assert (await edge.get("/live/a/s", cdn_loop="other; v=1, Headrace")).status == 508
+    assert not origin.requests
+    await edge.get("/live/a/s", via="1.1 other", cdn_loop="other; v=1")
     assert origin.requests[0].headers["via"] == "1.1 other, 1.1 headrace"
+    assert origin.requests[0].headers["cdn-loop"] == "other; v=1, headrace"
 
 
 async def test_viewers_are_counted_once_each(warm: Edge) -> None:
