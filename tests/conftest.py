@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from live_server import Server, new_server
+
+settings.register_profile("headrace", deadline=None)  # a busy machine is no failure
+settings.load_profile("headrace")
 
 
 @pytest.fixture
