@@ -343,7 +343,7 @@ class Broadcast:
         self.transcode_stats.update((k, v) for k, v in values.items() if k != "failed")
 
     def thumbnail(self, jpeg: bytes) -> None:
-        self.presentation.thumbnail = jpeg
+        self.presentation.picture(jpeg)
 
     # ---------------------------------------------------------------------------------------------------------
 

@@ -147,8 +147,9 @@ class Reel:
         archive.reels[playback_id] = self
 
     def adopt(self, epoch: str) -> None:
-        """Go on under the names of an earlier run."""
+        """Go on under the names of an earlier run. Its storyboard is not continued."""
         self._epoch = epoch
+        self.archive.put(lambda: shutil.rmtree(self._folder / "tiles", ignore_errors=True))
 
     def describe(self, meta: dict[str, Any]) -> None:
         """Keep what a restart needs."""
@@ -199,6 +200,19 @@ class Reel:
 
         self.archive.put(work)
 
+    def keep_tile(self, name: str, data: bytes, done: Callable[[bool], object]) -> None:
+        """Write a picture of the storyboard; `done(ok)` follows on the loop."""
+        if not self.archive.put(lambda: self.archive.write(self._folder / "tiles" / name, [data]), done):
+            done(False)
+
+    def drop_tile(self, name: str) -> None:
+        """Remove one."""
+        self.archive.put(lambda: (self._folder / "tiles" / name).unlink(missing_ok=True))
+
+    def tile(self, name: str) -> Path:
+        """Where a picture of the storyboard is."""
+        return self._folder / "tiles" / name
+
     def path(self, name: str, msn: int) -> Path:
         """Where a segment's bytes are."""
         return self._folder / name / segment_name(self._epoch, msn)
@@ -224,7 +238,7 @@ def load(root: Path) -> list[Restored]:
 def _load_stream(folder: Path) -> Restored:
     meta = json.loads((folder / "stream.json").read_text())
     restored = Restored(folder.name, meta)
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for place in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "tiles"):
         rows: dict[int, list[Any]] = {}
         for index in place.glob("index-*.jsonl"):
             for line in index.read_text().splitlines():

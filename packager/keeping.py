@@ -29,6 +29,11 @@ class Keeper:
         return Shelf(rendition, self._settings.window_segments, self.reel, self._long)
 
     @property
+    def longest(self) -> int:
+        """Segments that a playlist may list."""
+        return max(self._settings.window_segments, self._long)
+
+    @property
     def size_bytes(self) -> int:
         """Media bytes in memory."""
         return sum(shelf.size_bytes for shelf in self._shelves.values())

@@ -13,6 +13,7 @@ It carries the semantics (blocking reload, hints, lifetimes, errors) so that any
 | manifest.mpd, time | DASH, and its clock |
 | patch-E-PUBLISHED.mpp | what has changed since the MPD of that publishTime |
 | thumbnail.jpg | newest picture |
+| storyboard.vtt, tile-E-MSN.jpg | pictures of the window, for the seek bar |
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ WAIT_TARGETS = 3
 _PATH = re.compile(r"/live/([A-Za-z0-9._~-]{1,128})/(?:([a-z0-9_-]{1,64})/)?([A-Za-z0-9._-]{1,128})")
 _SEGMENT = re.compile(r"seg-([0-9a-z]+)-(\d{1,12})\.m4s")
 _PATCH = re.compile(r"patch-([0-9a-z]+)-(\d{1,15})\.mpp")
+_TILE = re.compile(r"tile-([0-9a-z]+)-(\d{1,12})\.jpg")
 _PART = re.compile(r"part-([0-9a-z]+)-(\d{1,12})\.(\d{1,6})\.m4s")
 
 
@@ -101,6 +103,8 @@ class Origin:
         if rendition is None:
             if file in ("index.m3u8", "manifest.mpd"):
                 presentation.on_demand("")
+            if (tile := _TILE.fullmatch(file)) is not None and tile[1] == presentation.epoch:
+                return await self._tile(presentation, int(tile[2]))
             return self._top(presentation, file)
         if rendition not in presentation.shelves:
             return replies.not_found("There is no such rendition.")
@@ -134,6 +138,9 @@ class Origin:
             return replies.fresh(body, replies.MPD, _etag(presentation, "d"), presentation.settings.segment_s)
         if (patch := _PATCH.fullmatch(file)) is not None and patch[1] == presentation.epoch:
             return self._patch(presentation, int(patch[2]))
+        if file == "storyboard.vtt":
+            body = render.storyboard(presentation)
+            return replies.fresh(body, replies.VTT, _etag(presentation, "b"), presentation.settings.segment_s)
         if file == "thumbnail.jpg" and presentation.thumbnail is not None:
             body = presentation.thumbnail
             return replies.fresh(body, replies.JPEG, "", presentation.settings.segment_s)
@@ -221,6 +228,16 @@ class Origin:
                 return replies.not_found("This segment is not, or no longer, available.")
             if not await self._wait(presentation, name, deadline):
                 return replies.too_late("The segment does not come.")
+
+    async def _tile(self, presentation: Presentation, msn: int) -> Reply:
+        tile = presentation.storyboard.find(msn)
+        if tile is None:
+            return replies.not_found("There is no such picture, or no longer.")
+        try:
+            body = tile.data or await asyncio.to_thread(presentation.tile_path(msn).read_bytes)
+        except OSError:
+            return replies.not_found("This picture is no longer available.")
+        return replies.media((body,), replies.JPEG, f"{presentation.epoch}-tile-{msn}")
 
     async def _from_disk(self, presentation: Presentation, name: str, msn: int) -> Reply:
         path = presentation.stored(name, msn)

@@ -43,6 +43,7 @@ from packager.model import Init
 from packager.rates import Rates
 from packager.segmenter import Audio, Video, lane
 from packager.settings import PackagerSettings
+from packager.storyboard import Storyboard, tile_name
 from packager.view import View
 
 log = structlog.get_logger(__name__)
@@ -69,6 +70,7 @@ class Presentation(View):
         self.dvr_window_s = dvr_window_s if archive is not None else 0.0
         self._reel = Reel(archive, playback_id, self.epoch) if archive is not None and dvr_window_s > 0 else None
         self._keeper = Keeper(self.shelves, settings, self._reel, self.dvr_window_s)
+        self.storyboard = Storyboard(self._keeper.longest)
         self.dropped_packets = 0
         self._front = Front(self._cuts, settings, clock)
         self._lanes: dict[str, Video | Audio] = {}
@@ -240,6 +242,27 @@ class Presentation(View):
         self._published = 0
         self.ended = False
         self.touch()
+
+    def picture(self, jpeg: bytes) -> None:
+        """A new picture of the source: the thumbnail, and the storyboard's tile of the newest segment."""
+        self.thumbnail = jpeg
+        last, board = self._cuts.last, self.storyboard
+        tile = board.add(last.msn, jpeg) if last is not None and not self.ended else None
+        if tile is None:
+            return
+        first = min((shelf.listed[0].msn for shelf in self.shelves.values() if shelf.listed), default=0)
+        board.trim(first)
+        if self._reel is not None:
+            msn = tile.msn
+            self._reel.keep_tile(tile_name(self.epoch, msn), jpeg, lambda good: board.stored(msn) if good else None)
+            for old in board.gone:
+                self._reel.drop_tile(tile_name(self.epoch, old))
+        board.gone = []
+
+    def tile_path(self, msn: int) -> Path:
+        """The file of a storyboard's tile whose bytes are on disk alone."""
+        assert self._reel is not None, "without an archive nothing is stored"
+        return self._reel.tile(tile_name(self.epoch, msn))
 
     def announce(
         self, message: bytes, *, scheme: str = "", value: str = "", duration_s: float | None = None

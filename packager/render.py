@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from media.track import Kind
+from packager import storyboard as board
 from packager.dash import mpd as dash
 from packager.dash import patch as dash_patch
 from packager.grid import nominal_rate
@@ -45,6 +46,23 @@ def multivariant(presentation: Presentation) -> bytes:
     body = presentation.rendered.get("multivariant")
     if body is None:
         body = presentation.rendered["multivariant"] = master.render(entries(presentation))
+    return body
+
+
+def storyboard(presentation: Presentation) -> bytes:
+    """WebVTT of the pictures that there are."""
+    body = presentation.rendered.get("storyboard")
+    if body is None:
+        windows = presentation.windows.values()
+        window = max(windows, key=lambda w: (w.rendition.kind is Kind.VIDEO, len(w.segments)), default=None)
+        segments = window.segments if window is not None else ()
+        body = presentation.rendered["storyboard"] = board.render(
+            presentation.storyboard.tiles,
+            segments,
+            presentation.epoch,
+            presentation.start_us,
+            ended=presentation.ended,
+        )
     return body
 
 

@@ -20,6 +20,7 @@ PATCH = "application/dash-patch+xml"
 VIDEO = "video/mp4"
 AUDIO = "audio/mp4"
 JPEG = "image/jpeg"
+VTT = "text/vtt"
 TEXT = "text/plain; charset=utf-8"
 
 MEDIA_S = 3600

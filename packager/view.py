@@ -23,6 +23,7 @@ from packager.rates import Rates
 from packager.settings import PackagerSettings
 from packager.shelf import Shelf
 from packager.sleepers import Sleepers, newest, stand_in
+from packager.storyboard import Storyboard
 
 
 class View:
@@ -43,6 +44,7 @@ class View:
         """When the newest version was made; publishTime of the MPD."""
         self.epoch = _base36(self.published_us // 1000)
         self.thumbnail: bytes | None = None
+        self.storyboard = Storyboard(settings.window_segments)
         self.ended = False
         self.events = Events()
         self.version = 0
