@@ -16,6 +16,8 @@ TIGHT = 92
 """Ticks that the stated times of a constant rate spread around their grid: one millisecond of rounding, and two."""
 WINDOW = 128
 """Frames remembered: enough to tell 60 from 59.94 frames per second in spite of the rounding."""
+_CHECK_EVERY = 16
+"""Frames of a drifting source between two looks at whether its rate still fits: a look goes over the whole window."""
 _FASTEST = 300
 """Frames per second beyond which there is no grid to find in milliseconds."""
 
@@ -68,6 +70,7 @@ class Grid:
         self._times: deque[int] = deque(maxlen=WINDOW)
         self._since_skip = WINDOW
         self._skips = 0
+        self._until_check = 0
 
     def _set(self, rate: Fraction) -> None:
         self.rate = rate
@@ -107,8 +110,11 @@ class Grid:
         mean = self._mean // 16
         self._drifting = abs(mean) > (self._CALM if self._drifting else self._DRIFT)
         if self._drifting:
-            if len(self._times) == WINDOW and fits(self._times, self.rate) is None:
-                self._retune()
+            self._until_check -= 1
+            if self._until_check <= 0 and len(self._times) == WINDOW:
+                self._until_check = _CHECK_EVERY
+                if fits(self._times, self.rate) is None:
+                    self._retune()
             most = max(1, self._step // self._per // 1000)
             nudge = max(-most, min(most, mean // 16 or (1 if mean > 0 else -1)))
             self._mean -= nudge * 16
