@@ -296,6 +296,30 @@ def compare(what: str, arguments: argparse.Namespace, source: Source, folder: Pa
     return {"case": what, "seconds": source.seconds, **usage_of, "rungs": rungs}
 
 
+def rates(what: str, source: Source) -> None:
+    """Prints what of a case's rate control can be told without looking at pictures."""
+    plan = plan_of(what, source)
+    _, sink = asyncio.run(ours(plan, source))
+    print(f"\n{what}: {source.seconds:.1f} s; the worst segment of 2 s; the fill of a buffer drained at the target")
+    for e in plan.video:
+        packets = sink.packets[e.name]
+        sizes: dict[int, int] = {}
+        debt = peak = 0.0
+        for p in packets:
+            sizes[p.pts // SEGMENT] = sizes.get(p.pts // SEGMENT, 0) + 8 * len(p.data)
+            debt += 8 * len(p.data)
+            peak = max(peak, debt)
+            debt = max(0.0, debt - e.bitrate * p.duration / TICKS)
+        whole = [bits / 2 / e.bitrate for n, bits in sorted(sizes.items()) if (n + 1) * 2 <= source.seconds + 0.1]
+        longest = max(p.duration for p in packets) / TICKS
+        print(
+            f"  {e.name:>6} {e.encoders[-1]:10} target {e.bitrate // 1000:5} kb/s"
+            f"  mean {100 * sum(whole) / len(whole):3.0f} %  worst {100 * max(whole) - 100:+.0f} %"
+            f"  buffer {1000 * peak / e.bitrate:.0f} of {e.buffer_ms} ms"
+            f"  pictures {len(packets)}, the longest shown {1000 * longest:.0f} ms"
+        )
+
+
 def tell(case: dict[str, Any]) -> None:
     print(f"\n{case['case']}: {case['seconds']:.1f} s of video")
     for maker in ("headrace", "ffmpeg"):
@@ -351,6 +375,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=0, help="bring the clip to this frame rate first")
     parser.add_argument("--hard", action="store_true", help="put the clip between scenes that rate control finds hard")
     parser.add_argument("--noise", action="store_true", help="add noise, which makes every frame hard")
+    parser.add_argument("--rates", action="store_true", help="ours alone: the bitrate of each segment, and the buffer")
     parser.add_argument("--ladders", nargs="+", default=["h264", "hevc", "av1", "watched"])
     parser.add_argument("--ffmpeg", default=imageio_ffmpeg.get_ffmpeg_exe())
     parser.add_argument("--runs", type=int, default=1)
@@ -362,9 +387,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         source = prepare(arguments, Path(name))
         for what in arguments.ladders:
+            if arguments.rates:
+                rates(what, source)
+                continue
             case = compare(what, arguments, source, Path(name))
             tell(case)
             cases.append(case)
+    if not cases:
+        return
     version = subprocess.run([arguments.ffmpeg, "-version"], capture_output=True, text=True, check=True).stdout
     facts = {
         "ffmpeg": version.splitlines()[0],

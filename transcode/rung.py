@@ -32,6 +32,9 @@ BUFFERED = ("libx264", "libx265")
 """Encoders that keep to `bufsize` themselves. SVT-AV1 4.1 in constant bitrate does not: where stills turn into noise it
 was measured at four times its target for a whole segment (bench/transcode.py --hard), and drivers promise nothing."""
 
+SETTLED_MS = 100
+"""Of the buffer, at the end of a segment of an encoder that has to be kept to it."""
+
 QUEUE_PICTURES = 6
 """Decoded pictures that wait for one rung: enough to even out a slow IDR, few enough for memory and latency."""
 
@@ -75,6 +78,11 @@ class Rung(threading.Thread):
         self._min_step = 0
         self._debt_bits = 0
         self._paid_until = 0
+        self._usual_bits = 0
+        """Of a picture that is not an IDR: those of the last one."""
+        self._idr_pts = 0
+        self._segment = 2 * VIDEO_TIMESCALE
+        """Between the last two IDRs."""
         self.thin = 1
         """Keep only every so many pictures: raised while the worker sheds load."""
         rate = spec.frame_rate or spec.max_rate
@@ -156,13 +164,21 @@ class Rung(threading.Thread):
         self.frames += 1
 
     def _in_debt(self, pts: int) -> bool:
-        """Whether the encoder has overrun the buffer that it was told to keep to. Within it an IDR may be as large as
-        it likes: a limit below would leave out pictures after each one of an encoder that does nothing wrong."""
+        """Whether one more picture like the last would overrun the buffer. An IDR may fill it; towards the end of its
+        segment only `SETTLED_MS` of it may be left, so that no segment is far over its target."""
+        if self._encoder is None or self._encoder.name in BUFFERED:
+            return False
         rate = self.spec.bitrate
         self._debt_bits = max(0, self._debt_bits - rate * max(0, pts - self._paid_until) // VIDEO_TIMESCALE)
         self._paid_until = pts
-        assert self._encoder is not None
-        return self._debt_bits * 1000 > rate * self.spec.buffer_ms and self._encoder.name not in BUFFERED
+        left = max(0, self._segment - max(0, pts - self._idr_pts))
+        slack_ms = max(0, self.spec.buffer_ms - SETTLED_MS)
+        limit_ms = self.spec.buffer_ms - slack_ms + slack_ms * left // self._segment
+        if (self._debt_bits + self._usual_bits) * 1000 <= rate * limit_ms:
+            return False
+        # One large picture, as at a cut between scenes, must not stop all that come after it.
+        self._usual_bits = self._usual_bits * 3 // 4
+        return True
 
     def _open(self, colour: Colour) -> bool:
         while self._candidates:
@@ -193,6 +209,11 @@ class Rung(threading.Thread):
     def _keep(self, coded: Iterable[Coded]) -> None:
         for packet in coded:
             self._debt_bits += 8 * len(packet.data)
+            if not packet.keyframe:
+                self._usual_bits = 8 * len(packet.data)
+            elif packet.pts > self._idr_pts:
+                self._segment = packet.pts - self._idr_pts if self.frames else self._segment
+                self._idr_pts = packet.pts
             self._held.append(packet)
         self._release()
 
