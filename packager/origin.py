@@ -103,6 +103,8 @@ class Origin:
         if rendition is None:
             if file in ("index.m3u8", "manifest.mpd"):
                 presentation.on_demand("")
+                if not await self._start(presentation):
+                    return replies.not_found("The stream has not started yet.")
             if (tile := _TILE.fullmatch(file)) is not None and tile[1] == presentation.epoch:
                 return await self._tile(presentation, int(tile[2]))
             return self._top(presentation, file)
@@ -272,6 +274,15 @@ class Origin:
             if not await self._wait(presentation, name, deadline):
                 return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self, presentation: Presentation) -> bool:
+        """Wait for a stream that is about to start: a 404 now would stay in caches for a second after it has."""
+        deadline = time.monotonic() + WAIT_TARGETS * presentation.settings.segment_s
+        while not presentation.ready:
+            name = next(iter(presentation.shelves), "")
+            if presentation.ended or not await self._wait(presentation, name, deadline):
+                return presentation.ready
+        return True
 
     async def _wait(self, presentation: Presentation, name: str, deadline: float) -> bool:
         left = deadline - time.monotonic()

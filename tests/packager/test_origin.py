@@ -289,15 +289,30 @@ async def test_memory_is_bounded(studio: SimpleNamespace) -> None:
 
 async def test_nothing_before_the_first_part(studio: SimpleNamespace) -> None:
     stage = Stage(studio, 0.2)
-    assert (await stage.get("index.m3u8")).status == 404
+    early = [asyncio.ensure_future(stage.get(file)) for file in ("index.m3u8", "manifest.mpd")]
+    await asyncio.sleep(0)
     assert (await stage.get("source/media.m3u8?_HLS_msn=0")).status == 404
+    assert stage.client.origin.waiting == 2, "a 404 now would stay in caches for a second after the start"
     stage.until(0.7)
-    assert (await stage.get("index.m3u8")).status == 200
+    assert [(await answer).status for answer in early] == [200, 200]
     thumbnail = await stage.get("thumbnail.jpg")
     assert thumbnail.status == 404
     stage.shown.thumbnail = b"jpeg"
     thumbnail = await stage.get("thumbnail.jpg")
     assert (thumbnail.status, thumbnail.body, thumbnail.headers["content-type"]) == (200, b"jpeg", "image/jpeg")
+
+
+async def test_a_stream_that_does_not_start_is_not_found(
+    studio: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(studio, 0.2)
+    asked = asyncio.ensure_future(stage.get("index.m3u8"))
+    await asyncio.sleep(0)
+    stage.shown.end()
+    answer = await asked
+    assert answer.status == (200 if stage.shown.ready else 404), "what there was is shown"
+    monkeypatch.setattr("packager.origin.WAIT_TARGETS", 0.01)
+    assert (await Stage(studio, 0.2).get("index.m3u8")).status == 404
 
 
 async def test_a_closing_origin_releases_everybody(studio: SimpleNamespace) -> None:
