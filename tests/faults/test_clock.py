@@ -41,12 +41,19 @@ def audio_only(by_ms: int) -> Callable[[Tag], int]:
     return lambda tag: 100_000 + tag.ms + (by_ms if tag.kind == 8 and tag.ms >= AT_MS else 0)
 
 
+def video_only(by_ms: int) -> Callable[[Tag], int]:
+    """A clock of which only the picture is set."""
+    return lambda tag: 100_000 + tag.ms + (by_ms if tag.kind == 9 and tag.ms >= AT_MS else 0)
+
+
 CLOCKS = {
     "forward": jumping(3_600_000),
     "back": jumping(-60_000),
+    "wrap24": wrapping(2**24),
     "wrap31": wrapping(2**31),
     "wrap32": wrapping(2**32),
     "sound": audio_only(40_000),
+    "picture": video_only(40_000),
 }
 
 
