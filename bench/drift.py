@@ -120,7 +120,8 @@ def main() -> None:
         errors = [1000 * (heard - told) for heard, told in zip(listener.onsets, expected, strict=True)]
         print(
             f"{ppm:+.0f} ppm, {arguments.seconds:.0f} s: {len(errors)} tones, "
-            f"{min(errors):+.1f} to {max(errors):+.1f} ms off, {listener.holes} holes in {listener.packets} packets, {time.process_time() - started:.0f} s of CPU"
+            f"{min(errors):+.1f} to {max(errors):+.1f} ms off, {listener.holes} holes in {listener.packets} packets, "
+            f"{time.process_time() - started:.0f} s of CPU"
         )
 
 

@@ -273,6 +273,20 @@ async def test_a_worker_over_its_memory_limit_says_so(kit: Any, clip: Any) -> No
         assert "memory_limit" in sink.events[0][2]
 
 
+async def test_a_crash_is_told_with_its_last_lines(kit: Any, clip: Any) -> None:
+    sink = kit.Collected()
+    async with pool_of(SETTINGS.model_copy(update={"crashes": 1, "warm_spare": False})) as pool:
+        job = await pool.open(plan_for(clip.track), sink, name="s")
+        for item in items_of(kit, clip):
+            job.write(item)
+        os.kill(job.stats.worker_pid, signal.SIGSEGV)
+        await until(lambda: bool(sink.events))
+    [(kind, reason, told)] = sink.events
+    assert kind == "failed"
+    assert "killed by SIGSEGV" in reason
+    assert "Fatal Python error: Segmentation fault" in told
+
+
 async def test_nonsense_on_the_socket_ends_the_worker_only(clip: Any) -> None:
     process = await Process.start(SETTINGS)
     reasons: list[str] = []
