@@ -29,6 +29,7 @@ import structlog
 from media.errors import HeadraceError, ProtocolError
 from media.track import Codec
 from transcode import messages as m
+from transcode.device import split
 from transcode.link import Link
 from transcode.plan import CPU_ENCODERS, Plan
 from transcode.remote_settings import WorkersSettings
@@ -246,7 +247,7 @@ def fitted(plan: Plan, hardware: Mapping[str, tuple[str, ...]], settings: Transc
     def names(codec: Codec) -> tuple[str, ...]:
         there = hardware.get(codec.value, ()) if settings.hardware else ()
         cpu = CPU_ENCODERS[codec]
-        preferred = [name for name in settings.encoders if name in (*there, cpu)]
+        preferred = [seat for name in settings.encoders for seat in (*there, cpu) if split(seat)[0] == name]
         return tuple(dict.fromkeys((*preferred, *there, cpu)))
 
     video = tuple(replace(encode, encoders=names(encode.codec)) for encode in plan.video)

@@ -1,0 +1,106 @@
+"""A device that was found to work and then does not, through real worker processes: who notices, and what is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import av
+
+from control.broadcasts import Broadcasts
+from control.keys import Grant
+from control.planning import Planning
+from control.session import Session
+from control.stream_settings import StreamSettings
+from ingest.ports import PublishRequest, StopReason
+from media.codecs import h264, nal
+from media.codecs.tracks import video_track
+from media.packet import Packet
+from media.track import Codec
+from packager.settings import PackagerSettings
+from transcode.device import CPU, Device
+from transcode.hardware import Hardware, Trial
+from transcode.pool import Pool
+from transcode.settings import TranscodeSettings
+
+RATE = 25
+GPU = "cuda:7"
+
+
+def clip(seconds: int) -> list[Packet]:
+    """A small H.264 stream with an IDR every two seconds."""
+    encoder: Any = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 640, 368, "yuv420p"
+    encoder.time_base, encoder.framerate, encoder.gop_size = Fraction(1, RATE), Fraction(RATE), 2 * RATE
+    encoder.max_b_frames = 0
+    encoder.options = {"preset": "ultrafast", "x264-params": "scenecut=0"}
+    encoder.flags |= av.codec.context.Flags.global_header
+    encoder.open()
+    nals = nal.split_annexb(bytes(encoder.extradata))
+    sps, pps = ([n for n in nals if h264.nal_type(n) == kind] for kind in (7, 8))
+    track = video_track(0, Codec.H264, h264.build_avcc(sps, pps), frame_rate=Fraction(RATE))
+    coded = []
+    for number in range(seconds * RATE):
+        picture = av.VideoFrame(640, 368, "yuv420p")
+        for plane in picture.planes:
+            plane.update(bytes([number % 200 + 20]) * plane.buffer_size)
+        picture.pts = number
+        coded += encoder.encode(picture)
+    coded += encoder.encode(None)
+    return [
+        Packet(track, p.pts * 3600, p.pts * 3600, 3600, p.is_keyframe,
+               b"".join(len(n).to_bytes(4, "big") + n for n in nal.split_annexb(bytes(p))))
+        for p in coded
+    ]  # fmt: skip
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - a process has no event to wait for
+        await asyncio.sleep(0.01)
+
+
+async def test_an_encoder_that_is_gone_is_replaced_told_and_avoided() -> None:
+    """The probe is a substitute: it says that NVENC works on a card that this machine does not have."""
+    settings = TranscodeSettings(shed=False, thumbnails=False, warm_spare=False, nice=0, x264_preset="ultrafast")
+    planning = Planning(settings)
+    families = frozenset({"nvenc"})
+    trials = (Trial("h264_nvenc", "encode", "h264", GPU, True, 10**9), Trial("h264+cuda", "decode", "h264", GPU, True))
+    planning.found(Hardware(2, trials, (Device(GPU, "a card", families), Device(CPU, "CPU", frozenset({""})))))
+    pool = Pool(settings)
+    await pool.start()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(work: Any) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        tasks.add(task)
+        return task
+
+    broadcasts = Broadcasts(pool, PackagerSettings(), spawn, keep_ended_s=1, planning=planning)
+    stream = StreamSettings(ladder=("240p",))
+    grant = Grant("id", "name", "name", "key", stream, None)
+    broadcast = broadcasts.start(grant, planning.planner(stream, "id"))
+    session = Session(broadcast, PublishRequest("rtmp", "k", "192.0.2.1", 1), "key")
+    broadcast.attach(session)
+    try:
+        async with asyncio.timeout(30):
+            packets = clip(8)
+            for packet in packets[: 4 * RATE]:
+                session.write(packet)
+            await until(lambda: any("240p" in n and "cannot be opened" in n for n in broadcast.notices))
+            assert broadcast.plan.video[0].encoders[0] == f"h264_nvenc@{GPU}", "as planned, until the next cut"
+            for packet in packets[4 * RATE :]:
+                session.write(packet)
+            assert broadcast.plan.video[0].encoders == ("libx264",)
+            assert broadcast.plan.decoders == ()
+            shown = {d["id"]: d for d in (planning.as_json() or {})["placement"]}
+            assert shown[GPU]["failures"] >= 1
+            assert "h264_nvenc" in shown[GPU]["reason"]
+            await until(lambda: float(broadcast.transcode_stats.get("frames", 0)) >= 7 * RATE)
+    finally:
+        broadcast.stop(StopReason.DRAIN, "the test is over")
+        await broadcasts.finished()
+        await asyncio.gather(*tasks)
+        await pool.stop()
+    assert planning.placement.bookings == {}
