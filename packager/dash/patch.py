@@ -51,7 +51,8 @@ def take_apart(text: str) -> Snapshot:
             path.pop()
             continue
         ident = _ID.search(rest)
-        path.append(f'{name}[@id="{ident[1]}"]' if ident and name != "MPD" else name)
+        # In single quotes: Shaka 5.2 reads no others.
+        path.append(f"{name}[@id='{ident[1]}']" if ident and name != "MPD" else name)
         here = "/" + "/".join(path)
         for key, value in _ATTRIBUTE.findall(rest):
             attributes[f"{here}/@{key}"] = value
@@ -84,9 +85,9 @@ def patch(old: Snapshot, new: Snapshot, mpd_id: str) -> bytes | None:
     ]
     for path, value in new.attributes.items():
         if value != old.attributes[path]:
-            lines.append(f"<replace sel='{path}'>{value}</replace>")
+            lines.append(f'<replace sel="{path}">{value}</replace>')
     if new.location != old.location:
-        lines.append(f"<replace sel='/MPD/PatchLocation[1]'>{new.location}</replace>")
+        lines.append(f'<replace sel="/MPD/PatchLocation[1]">{new.location}</replace>')
     for path, entries in new.timelines.items():
         lines += _entries(path, old.timelines[path], entries)
     lines += ["</Patch>", ""]
@@ -102,19 +103,19 @@ def _entries(path: str, old: Sequence[tuple[int, str]], new: Sequence[tuple[int,
         known = {entry: place for place, entry in enumerate(old)}
         meets = known.get(new[1]) if len(new) > 1 else None
         if meets is None:  # no entry is the same in both
-            lines = [f"<remove sel='{path}/S[1]'/>"] * len(old)
+            lines = [f'<remove sel="{path}/S[1]"/>'] * len(old)
             return [*lines, _added(path, new)]
         gone = meets - 1
-    lines = [f"<remove sel='{path}/S[1]'/>"] * gone
+    lines = [f'<remove sel="{path}/S[1]"/>'] * gone
     left = old[gone:]
     same = 0
     if left and new and left[0] != new[0]:
-        lines.append(f"<replace sel='{path}/S[1]'>{new[0][1]}</replace>")
+        lines.append(f'<replace sel="{path}/S[1]">{new[0][1]}</replace>')
         same = 1
     while same < min(len(left), len(new)) and left[same] == new[same]:
         same += 1
     # What is not the same any more is at the end: the segment that was in the making.
-    lines += [f"<remove sel='{path}/S[{same + 1}]'/>"] * (len(left) - same)
+    lines += [f'<remove sel="{path}/S[{same + 1}]"/>'] * (len(left) - same)
     if new[same:]:
         lines.append(_added(path, new[same:]))
     return lines
@@ -122,4 +123,4 @@ def _entries(path: str, old: Sequence[tuple[int, str]], new: Sequence[tuple[int,
 
 def _added(path: str, entries: Sequence[tuple[int, str]]) -> str:
     body = "".join(entry for _, entry in entries)
-    return f"<add sel='{path}'>{body}</add>"
+    return f'<add sel="{path}">{body}</add>'
