@@ -202,7 +202,7 @@ class Tap:
         self._sink.respond_entry(entry, now, result, bodiless=bodiless)
         self._write(0 if bodiless else len(entry.body))
 
-    def take(self, head: bytes, body: bytes) -> bool:
+    def take(self, head: bytes, body: bytes, now: float) -> bool:
         return False
 
     def begin(self, status: int, fields: Fields, length: int | None) -> None:

@@ -15,6 +15,7 @@ from edge import entry, request
 from edge.entry import JOIN_BYTES, Entry, Fields
 from edge.reader import Buffer, Reader
 from edge.request import Bad, Request
+from edge.writer import Writer
 from media.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Connection(asyncio.Protocol):
         "_heads",
         "_keep_alive",
         "_log",
+        "_out",
         "_said",
         "_server",
         "_site",
@@ -69,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._heads = server.heads
         self._log = server.log
         self._transport: asyncio.Transport | None = None
+        self._out: Writer | None = None
         self._buffer = b""
         self._feeding = False
         self._keep_alive = True
@@ -96,7 +99,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from asyncio's
-        self._transport = transport
+        self._transport, self._out = transport, Writer(transport)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -109,7 +112,7 @@ class Connection(asyncio.Protocol):
             self._refuse(*refusal)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._out = None
         if self.reader is not None:
             self.reader.leave()
         self._server.forget(self)
@@ -148,11 +151,11 @@ class Connection(asyncio.Protocol):
         stats = self._stats
         stats.hit += 1
         stats.bytes_sent += found.wire_bytes
-        transport = cast(asyncio.Transport, self._transport)
+        out = cast(Writer, self._out)
         if found.wire:
-            transport.write(found.wire)
+            out.put(found.wire)
         else:
-            transport.writelines((found.wire_head, found.body))
+            out.put(found.wire_head, found.body)
         return True
 
     def pause_writing(self) -> None:
@@ -288,24 +291,18 @@ class Connection(asyncio.Protocol):
             head = head[:-2] + b"connection: close\r\n\r\n"
         if self._transport is not None:
             self._stats.bytes_sent += len(head) + len(body)
-            if body:
-                self._transport.writelines((head, body))
-            else:
-                self._transport.write(head)
+            cast(Writer, self._out).put(head, body)
         self._done()
 
-    def take(self, head: bytes, body: bytes) -> bool:
+    def take(self, head: bytes, body: bytes, now: float) -> bool:
         transport = self._transport
-        if not self._keep_alive or transport is None:
+        if not self._keep_alive or transport is None or transport.is_closing():
             return False
         self.reader = None
         self.busy = False
-        self.last = self._site.clock()
+        self.last = now
         self._stats.bytes_sent += len(head) + len(body)
-        if body:
-            transport.writelines((head, body))
-        else:
-            transport.write(head)
+        cast(Writer, self._out).put(head, body)
         if self._buffer:
             # What was asked ahead comes after all others have been woken.
             asyncio.get_running_loop().call_soon(self._feed, b"")
@@ -322,21 +319,21 @@ class Connection(asyncio.Protocol):
             more = ()
         head = entry.head_bytes(status, fields, more, self._closing())
         self._stats.bytes_sent += len(head)
-        if self._transport is not None:
-            self._transport.write(head)
+        if self._out is not None:
+            self._out.queue(head)
 
     def push(self, data: Buffer) -> None:
-        if self._transport is None:
+        if self._out is None:
             return
         self._stats.bytes_sent += len(data)
         if self._chunked:
-            self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            self._out.queue(b"%x\r\n" % len(data), data, b"\r\n")
         else:
-            self._transport.write(data)
+            self._out.queue(data)
 
     def end(self) -> None:
-        if self._chunked and self._transport is not None:
-            self._transport.write(b"0\r\n\r\n")
+        if self._chunked and self._out is not None:
+            self._out.queue(b"0\r\n\r\n")
         self._done()
 
     def abort(self) -> None:
@@ -356,6 +353,7 @@ class Connection(asyncio.Protocol):
                 self._feed(b"")
             return
         self._buffer = b""
+        self.counted_until = 0.0  # no short path after the last answer
         self.closing_at = self.last + LINGER_S
         if self._transport.can_write_eof():
             self._transport.write_eof()

@@ -33,7 +33,7 @@ class Sink(Protocol):
         """An entry as it is, whose fields are prepared; `bodiless` for HEAD."""
         ...
 
-    def take(self, head: bytes, body: bytes) -> bool:
+    def take(self, head: bytes, body: bytes, now: float) -> bool:
         """A whole HTTP/1.1 answer, ready to be written, that ends the wait of `reader`; for one of a crowd.
 
         False where that is not the language spoken, or something has to be added: then nothing has happened.
@@ -56,7 +56,19 @@ class Sink(Protocol):
 class Reader:
     """See the module. Made by `Site` for a request that nothing in the cache answers."""
 
-    __slots__ = ("_begun", "_end", "_index", "_offset", "_since", "_site", "flight", "leads", "request", "sink")
+    __slots__ = (
+        "_alike",
+        "_begun",
+        "_end",
+        "_index",
+        "_offset",
+        "_since",
+        "_site",
+        "flight",
+        "leads",
+        "request",
+        "sink",
+    )
 
     def __init__(self, site: Site, flight: Flight, request: Request, sink: Sink, *, leads: bool) -> None:
         self._site = site
@@ -65,6 +77,8 @@ class Reader:
         self.sink = sink
         self.leads = leads
         """This viewer's request started the flight."""
+        self._alike = request.plain and not leads
+        """Gets what the others get."""
         self._since = site.clock()
         self._begun = False
         self._index = 0
@@ -89,7 +103,7 @@ class Reader:
             return
         if self._begun:
             self._pump()
-        elif flight.state is State.DONE and not self.leads and self.request.plain and self._take():
+        elif self._alike and flight.state is State.DONE and self._take():
             flight.waits.append(self._since)
         elif flight.state is not State.ASKED:
             if not flight.stale and not self.leads and not (flight.share and self._site.matches(flight, self.request)):

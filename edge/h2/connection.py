@@ -52,7 +52,7 @@ class Answer:
     def respond_entry(self, entry: Entry, now: float, result: bytes, *, bodiless: bool) -> None:
         self._whole(entry.block_for(now, result), b"" if bodiless else entry.body)
 
-    def take(self, head: bytes, body: bytes) -> bool:
+    def take(self, head: bytes, body: bytes, now: float) -> bool:
         return False
 
     def begin(self, status: int, fields: Fields, length: int | None) -> None:
