@@ -1,15 +1,16 @@
 """Our worker against the ffmpeg command line: the same clip, rungs, encoders and settings, one after the other.
 
-    python bench/transcode.py --clip clip.mp4 [--height 1080] [--seconds 20] [--ladders h264 hevc av1 watched]
-                              [--ffmpeg PATH] [--runs 1] [--no-quality] [--out bench/results/transcode]
+    python bench/transcode.py --clip clip.mp4 [--height 1080] [--seconds 20] [--ladders h264 hevc av1 watched pinned]
+                              [--rates | --latency] [--ffmpeg PATH] [--runs 1] [--every 0] [--out FILE]
 
 Ours is a real worker process, driven over its socket as the server does it, with thumbnails on. Theirs decodes once,
 splits, scales and encodes every rung in one process. CPU is that of the whole process; "loading" is Python and libav
 coming up, once in a stream's life; "core" is what feeding the worker costs beside it. Quality is measured by ffmpeg's
 psnr, ssim and libvmaf against the source scaled to the rung. "worst" is the segment of 2 s that lies furthest over its
-target. `watched` is the default ladder with only its lowest rung encoded: what a stream costs whose viewers all watch
-the source. `--hard` makes a clip of its own, in which black and stills change with noise and hard cuts. Prints a
-table, writes JSON and an SVG.
+target. `watched` is the default ladder while one viewer watches the source, `pinned` the same with `rungs_pinned =
+"lowest"`; ffmpeg encodes the whole ladder beside them. `--rates` tells of rate control alone; `--latency` feeds at real
+time and tells how long after its arrival a picture comes out of each rung. `--hard` makes a clip of its own, in which
+black and stills change with noise and hard cuts. Prints a table, writes JSON and an SVG.
 """
 
 from __future__ import annotations
@@ -148,13 +149,16 @@ def plan_of(what: str, source: Source) -> Plan:
     ladders = {
         "h264": default,
         "watched": default,
+        "pinned": default,
         # The rungs of the default ladder at the rates of the presets `hevc` and `modern`.
         "hevc": Ladder("hevc", tuple(_coded(r, Codec.HEVC, Fraction(2, 3)) for r in default.rungs)),
         "av1": Ladder("av1", tuple(_coded(r, Codec.AV1, Fraction(8, 15)) for r in default.rungs)),
     }
     plan = make_plan(source.track, None, ladders[what], passthrough=True, hardware=None, settings=SETTINGS)
     if what == "watched":
-        plan = replace(plan, video=(min(plan.video, key=lambda e: e.width * e.height),))
+        return replace(plan, video=())
+    if what == "pinned":
+        return replace(plan, video=(min(plan.video, key=lambda e: e.width * e.height),))
     return plan
 
 
@@ -168,10 +172,10 @@ async def ours(plan: Plan, source: Source) -> tuple[dict[str, float], Collect]:
     before, mine, started = _cpu(resource.RUSAGE_CHILDREN), _cpu(resource.RUSAGE_SELF), time.perf_counter()
     await pool.start()
     job = await pool.open(plan, sink, name="bench")
-    status = Path(f"/proc/{job.stats.worker_pid}/status")
-    loading = sum(map(int, status.with_name("stat").read_text().rsplit(")", 1)[1].split()[11:13])) / os.sysconf(
-        "SC_CLK_TCK"
-    )
+    status, loading = Path(f"/proc/{job.stats.worker_pid}/status"), 0.0
+    if job.stats.worker_pid:
+        ticks = status.with_name("stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        loading = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
     cut, peak = -1, 0
     for packet in source.packets:
         while packet.pts >= (cut + 1) * SEGMENT and packet.keyframe:
@@ -274,6 +278,7 @@ def measure(ffmpeg: str, made: Path, source: Source, e: VideoEncode, every: int)
 def compare(what: str, arguments: argparse.Namespace, source: Source, folder: Path) -> dict[str, Any]:
     """One case: both makers `runs` times in turn; the least CPU of each counts."""
     plan = plan_of(what, source)
+    whole = plan_of("h264", source) if what in ("watched", "pinned") else plan
     makers: dict[str, list[dict[str, float]]] = {"headrace": [], "ffmpeg": []}
     sink = Collect()
     for _ in range(arguments.runs):
@@ -281,7 +286,7 @@ def compare(what: str, arguments: argparse.Namespace, source: Source, folder: Pa
         if sink.news:
             print("  news:", *sink.news)
         makers["headrace"].append(usage)
-        makers["ffmpeg"].append(theirs(arguments.ffmpeg, plan, source, folder))
+        makers["ffmpeg"].append(theirs(arguments.ffmpeg, whole, source, folder))
     rungs: list[dict[str, Any]] = []
     for e in plan.video:
         store(sink.packets[e.name], folder / f"ours-{e.name}.mp4")
@@ -318,6 +323,35 @@ def rates(what: str, source: Source) -> None:
             f"  buffer {1000 * peak / e.bitrate:.0f} of {e.buffer_ms} ms"
             f"  pictures {len(packets)}, the longest shown {1000 * longest:.0f} ms"
         )
+
+
+async def latency(what: str, source: Source) -> None:
+    """Feeds at real time. Prints, for each rung, the time from a picture's arrival to that of its packet."""
+    plan, arrived = plan_of(what, source), dict[int, float]()
+    took: dict[str, list[float]] = {}
+
+    class Timing(Collect):
+        def packet(self, rendition: str, packet: Packet) -> None:
+            took.setdefault(rendition, []).append(time.monotonic() - arrived[packet.pts])
+
+    sink, pool = Timing(), Pool(SETTINGS)
+    await pool.start()
+    job = await pool.open(plan, sink, name="bench")
+    cut, start = -1, time.monotonic()
+    for packet in source.packets:
+        await asyncio.sleep(start + (packet.dts + packet.duration) / TICKS - time.monotonic())
+        arrived[packet.pts] = time.monotonic()
+        while packet.pts >= (cut + 1) * SEGMENT and packet.keyframe:
+            cut += 1
+            job.write(Cut(cut, cut * SEGMENT, 0))
+        job.write(packet)
+    await job.close(drain=True)
+    await pool.stop()
+    print(f"\n{what}: {source.track.width}x{source.track.height}, {source.seconds:.0f} s at real time", *sink.news)
+    for e in plan.video:
+        figures = sorted(took[e.name])
+        parts = (figures[len(figures) * share // 100] * 1000 for share in (50, 95, 99))
+        print(f"  {e.name:>6} {e.encoders[-1]:10} median {{:.0f}} ms, 95 % {{:.0f}}, 99 % {{:.0f}}".format(*parts))
 
 
 def tell(case: dict[str, Any]) -> None:
@@ -376,7 +410,8 @@ def main() -> None:
     parser.add_argument("--hard", action="store_true", help="put the clip between scenes that rate control finds hard")
     parser.add_argument("--noise", action="store_true", help="add noise, which makes every frame hard")
     parser.add_argument("--rates", action="store_true", help="ours alone: the bitrate of each segment, and the buffer")
-    parser.add_argument("--ladders", nargs="+", default=["h264", "hevc", "av1", "watched"])
+    parser.add_argument("--latency", action="store_true", help="ours alone, at real time: how late packets come out")
+    parser.add_argument("--ladders", nargs="+", default=["h264", "hevc", "av1", "watched", "pinned"])
     parser.add_argument("--ffmpeg", default=imageio_ffmpeg.get_ffmpeg_exe())
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--every", type=int, default=2, help="measure the quality of every so-manieth frame; 0 of none")
@@ -387,6 +422,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         source = prepare(arguments, Path(name))
         for what in arguments.ladders:
+            if arguments.latency:
+                asyncio.run(latency(what, source))
+                continue
             if arguments.rates:
                 rates(what, source)
                 continue
