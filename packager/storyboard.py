@@ -82,7 +82,7 @@ def render(tiles: Sequence[Tile], segments: Sequence[Segment], epoch: str, start
     """
     places = {segment.msn: segment for segment in segments}
     shown = [tile for tile in tiles if tile.msn in places]
-    if not segments:
+    if not shown:
         return b"WEBVTT\n"
     ends = [places[tile.msn] for tile in shown[1:]]
     starts: dict[int, float] = {}

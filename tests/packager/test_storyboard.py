@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from media.cut import Cut
+from packager import render
 from packager.archive import Archive
 from packager.presentation import Presentation
 from packager.settings import PackagerSettings
@@ -87,6 +88,14 @@ async def test_tiles_of_a_rewind_window_are_on_disk(studio: SimpleNamespace, tmp
         tile = await asyncio.to_thread(get, f"{base}/live/x/tile-{shown.epoch}-{number}.jpg")
     assert int.from_bytes(tile[-2:], "big") == number
     await asyncio.to_thread(archive.close)
+
+
+def test_a_storyboard_without_pictures_is_empty(studio: SimpleNamespace) -> None:
+    shown = Presentation("x", PackagerSettings(window_segments=6))
+    feeds = studio.long
+    shown.declare([feed.rendition for feed in feeds])
+    studio.play(shown, studio.script(feeds, studio.cuts_of(feeds[0])), end=False)
+    assert render.storyboard(shown) == b"WEBVTT\n"
 
 
 def test_a_storyboard_is_bounded() -> None:
