@@ -279,7 +279,7 @@ class Node:
             self.planning.found(devices)
         self._probed.set()
         if settings.enabled and settings.admission:
-            self.planning.found(devices.with_cpu(await probe(devices=False, presets=settings.presets)))
+            self.planning.found(devices.with_cpu(await probe(devices=False, presets=settings.presets, idle=True)))
 
     async def _start_demo(self, stack: contextlib.AsyncExitStack) -> None:
         """A stream of its own, a fresh key, and an encoder process that publishes to our real RTMP port."""

@@ -16,6 +16,7 @@ def main() -> int:
     worker.add_argument("--nice", type=int, default=0)
     trial = commands.add_parser("trial", help="try encoders and decoders, print a line of JSON for each")
     trial.add_argument("requests", nargs="+", help="kind:seat:preset; empty for a list of what this build has")
+    trial.add_argument("--idle", action="store_true", help="only while nothing else wants the CPU")
     arguments = parser.parse_args()
     if arguments.command == "worker":
         from transcode.worker import main as work
@@ -23,7 +24,7 @@ def main() -> int:
         return work(arguments.fd, arguments.memory_bytes, arguments.nice)
     from transcode.trial import main as try_them
 
-    return try_them(arguments.requests)
+    return try_them(arguments.requests, idle=arguments.idle)
 
 
 if __name__ == "__main__":

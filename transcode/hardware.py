@@ -130,11 +130,12 @@ async def probe(
     devices: bool = True,
     cpu: bool = True,
     presets: Mapping[str, str] | None = None,
+    idle: bool = False,
 ) -> Hardware:
     """Try everything, one after the other so that speeds are true. A device takes about a second for each trial.
 
-    `devices`, `cpu`: what to try. `presets`: of CPU encoders by name (`libx264`); without, the defaults. Raises
-    `HeadraceError` where libav itself cannot be loaded.
+    `devices`, `cpu`: what to try. `presets`: of CPU encoders by name (`libx264`); without, the defaults. `idle`:
+    measure the CPU only while nothing else wants it. Raises `HeadraceError` where libav itself cannot be loaded.
     """
     listed, why = await _child([""], timeout_s)
     if not listed:
@@ -147,7 +148,7 @@ async def probe(
                 if family_of(name):
                     trials += await _on_devices(kind, name, found, listed[0], timeout_s)
     if cpu:
-        trials += await _on_cpu(presets or {}, timeout_s)
+        trials += await _on_cpu(presets or {}, timeout_s, idle)
     return Hardware(cpus(), tuple(trials), found)
 
 
@@ -165,13 +166,13 @@ async def _on_devices(
     return [await _trial(kind, name, codec.value, device.id, timeout_s) for device in fitting]
 
 
-async def _on_cpu(presets: Mapping[str, str], timeout_s: float) -> list[Trial]:
+async def _on_cpu(presets: Mapping[str, str], timeout_s: float, idle: bool) -> list[Trial]:
     """In one child: what runs on the CPU does not hang, and libav is loaded but once."""
     wanted = [("encode", n) for n in ENCODERS if not family_of(n)]
     wanted += [("decode", n) for n in DECODERS if not family_of(n)]
     wanted.append(("scale", SCALER))
     requests = [f"{kind}:{name}:{presets.get(name, '')}" for kind, name in wanted]
-    results, why = await _child(requests, timeout_s * IDLE_PATIENCE)
+    results, why = await _child(requests, timeout_s * IDLE_PATIENCE, idle=idle)
     trials = []
     for index, (kind, name) in enumerate(wanted):
         codec = codec_of(name)
@@ -186,10 +187,10 @@ async def _trial(kind: str, name: str, codec: str, device: str, timeout_s: float
     return Trial(name, kind, codec, device, **result)
 
 
-async def _child(requests: Sequence[str], timeout_s: float) -> tuple[list[Any], str]:
+async def _child(requests: Sequence[str], timeout_s: float, *, idle: bool = False) -> tuple[list[Any], str]:
     """(what `python -m transcode trial` answers to each request until it ended, why there is no more)."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "transcode", "trial", *requests,
+        sys.executable, "-m", "transcode", "trial", *(["--idle"] if idle else []), *requests,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

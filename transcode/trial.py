@@ -258,8 +258,6 @@ def answer(request: str) -> Any:
         return listed()
     kind, _, rest = request.partition(":")
     seat, _, preset = rest.rpartition(":")
-    if device_of(seat) == CPU and hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # a server has better things to do when it starts
     match kind:
         case "encode":
             return try_encoder(seat, preset)
@@ -269,8 +267,10 @@ def answer(request: str) -> Any:
             return try_scaler()
 
 
-def main(requests: Sequence[str]) -> int:
-    """Print the results; returns the exit code."""
+def main(requests: Sequence[str], *, idle: bool = False) -> int:
+    """Print the results; returns the exit code. `idle`: work only while nothing else wants the CPU."""
+    if idle and hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     for request in requests:
         print(json.dumps(answer(request)), flush=True)
     sys.stdout.flush()
