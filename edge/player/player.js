@@ -31,6 +31,7 @@
   $("title").textContent = name;
   if (options.get("embed")) document.body.classList.add("embed");
 
+  let away = false; // the stream stands still at its source
   let generation = 0; // counts starts, so that what an old one still says is not heeded
   let pollTimer = 0;
   let pollMs = POLL_MIN_MS;
@@ -38,11 +39,20 @@
   function say(state, text) {
     shared.state = state;
     $("state").textContent = text || "";
+    // What a viewer should know although the controls are hidden, or have no room for it.
+    $("notice").textContent = state === "waiting" && away ? "The broadcaster is away. The stream goes on here by itself." : "";
+    $("notice").hidden = !$("notice").textContent;
+    $("bar").hidden = state === "offline";
   }
 
-  function offline(text) {
+  const WAITING = "This page starts by itself when the stream does.";
+  const UNSURE = WAITING + " If it should be live by now, look whether the name in the address is right.";
+
+  function offline(text, hint = WAITING) {
     stop();
     $("offline-text").textContent = text;
+    $("offline-hint").textContent = hint;
+    $("unmute").hidden = $("play-big").hidden = true;
     $("offline").hidden = false;
     say("offline", "");
     $("live").classList.remove("on");
@@ -60,10 +70,15 @@
         const text = await answer.text();
         if (text.includes("#EXT-X-STREAM-INF") || text.includes("#EXTINF") || text.includes("<MPD")) return start();
       }
-      if (answer.status === 401 || answer.status === 403) return offline("This link is not valid (any more)");
-      offline(shared.restarts ? "The stream is offline" : "Not live yet");
+      if (answer.status === 401 || answer.status === 403) {
+        // The edge's first line is for programs, the second for people.
+        const why = (await answer.text()).split("\n")[1];
+        return offline("You cannot watch this", why || "This link is not valid (any more).");
+      }
+      if (shared.restarts) return offline("The stream is offline");
+      offline("Not live yet", answer.status === 404 ? UNSURE : WAITING);
     } catch {
-      offline("The server cannot be reached");
+      offline("The server cannot be reached", "This page tries again by itself.");
     }
   }
 
@@ -93,7 +108,7 @@
     stop();
     clearTimeout(pollTimer);
     const mine = generation;
-    $("offline").hidden = true;
+    $("offline").hidden = $("audio").hidden = $("captions").hidden = true;
     video.poster = root + "thumbnail.jpg";
     say("starting", "starting");
     try {
@@ -106,9 +121,9 @@
       if (mine !== generation) return;
       if (window.Hls && window.Hls.isSupported()) startHls(mine);
       else if (video.canPlayType("application/vnd.apple.mpegurl")) startNative(mine);
-      else offline("This browser cannot play the stream");
+      else offline("This browser cannot play the stream", "It has neither Media Source Extensions nor HLS of its own.");
     } catch (error) {
-      offline("The player cannot be loaded");
+      offline("The player cannot be loaded", "This page tries again by itself.");
     }
   }
 
@@ -147,6 +162,15 @@
         hls.nextLevel = value;
       });
       play();
+    });
+    hls.on(Hls.Events.AUDIO_TRACKS_UPDATED, (_, data) => {
+      tracks("audio", data.audioTracks, 2, () => hls.audioTrack, (value) => { hls.audioTrack = value; });
+    });
+    hls.on(Hls.Events.SUBTITLE_TRACKS_UPDATED, (_, data) => {
+      tracks("captions", [{ id: -1, name: "No captions" }, ...data.subtitleTracks], 2, () => hls.subtitleTrack, (value) => {
+        hls.subtitleTrack = value;
+        hls.subtitleDisplay = value >= 0;
+      });
     });
     hls.on(Hls.Events.LEVEL_SWITCHED, (_, data) => {
       const level = hls.levels[data.level];
@@ -216,6 +240,15 @@
     menu.onchange = () => choose(Number(menu.value));
   }
 
+  // A menu of sound or captions: only where there is a choice.
+  function tracks(id, list, least, chosen, choose) {
+    const menu = $(id);
+    menu.replaceChildren(...list.map((item, index) => new Option(item.name || item.lang || "Track " + (index + 1), String(item.id ?? index))));
+    menu.value = String(chosen());
+    menu.hidden = list.length < least;
+    menu.onchange = () => choose(Number(menu.value));
+  }
+
   async function play() {
     try {
       await video.play();
@@ -266,7 +299,6 @@
   let lastLook = 0;
   let lastSeen = "";
   let runningSince = 0;
-  let away = false;
   async function look(mine) {
     try {
       const answer = await fetch(hlsUrl, { cache: "no-store" });

@@ -103,7 +103,8 @@ def test_page_waits_for_a_stream_that_is_not_live_and_starts_by_itself(shared_se
     made = server.cli("stream", "add", "late")
     page = browser.new_page()
     page.goto(f"{server.edge}/watch/late")
-    page.wait_for_timeout(1500)
+    page.wait_for_selector("#offline-hint:has-text('look whether the name')")
+    assert not page.is_visible("#bar"), "there is nothing to play yet"
     assert page.evaluate(PIXELS) is None
     source = (
         "-re", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25", "-c:v", "libx264", "-preset", "ultrafast",
@@ -111,4 +112,6 @@ def test_page_waits_for_a_stream_that_is_not_live_and_starts_by_itself(shared_se
     )  # fmt: skip
     with ended(server.push(made["urls"]["rtmp"], *source)):
         wait_for(lambda: page.evaluate(PIXELS), 25, "the picture comes without a reload")
+        assert page.is_visible("#bar")
+    page.wait_for_selector("#notice:has-text('The broadcaster is away')", timeout=25_000)
     page.close()
