@@ -189,9 +189,6 @@ class TranscodeSettings(BaseModel):
     rungs_linger_s: float = Field(
         default=15.0, ge=4.0, le=3600.0, description="How long a watched rung is encoded after the last request for it."
     )
-    threads: int = Field(
-        default=0, ge=0, le=64, description="Threads for one H.264 or H.265 encoder on the CPU; 0 lets us choose."
-    )
     admission: float = Field(
         default=0.9,
         ge=0.0,
@@ -199,6 +196,9 @@ class TranscodeSettings(BaseModel):
         description="How far each device, the CPU among them, may be booked, as a share of what was measured when the "
         "server started (some CPU seconds, in the background). A broadcast for which there is no room is taken with "
         "fewer rungs, or as it is published; the rest follows when there is room. 0: no limit, nothing is measured.",
+    )
+    threads: int = Field(
+        default=0, ge=0, le=64, description="Threads for one H.264 or H.265 encoder on the CPU; 0 lets us choose."
     )
 
     @property
