@@ -371,8 +371,8 @@ def _need_bundle(session: _Section, media: Sequence[MediaLine]) -> None:
     if len(media) == 1:
         return
     for value in session.all("group"):
-        name, *mids = value.split()
-        if name == "BUNDLE" and all(line.mid in mids for line in media):
+        name, _, mids = value.partition(" ")
+        if name == "BUNDLE" and {line.mid for line in media} <= set(mids.split()):
             return
     raise _unsupported("Audio and video must be bundled on one transport (a=group:BUNDLE).")
 

@@ -199,6 +199,7 @@ def test_a_broken_offer_never_reaches_aiortc(at: int, junk: bytes) -> None:
     ("old", "new"),
     [
         ("a=ssrc-group:FID 11 22", "a=ssrc-group:"),
+        ("a=group:BUNDLE 0 1", "a=group:\na=group:BUNDLE 0 1"),
         ("a=ssrc-group:FID 11 22", "a=ssrc-group:FID 11 " + "9" * 5000),
         ("a=ssrc:11 cname:x", "a=ssrc:" + "9" * 5000),
         ("a=ssrc:11 cname:x", "a=ssrc:\u0661 cname:x"),
