@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 QUEUED = 512
 """Jobs that wait for the disk: a minute or more of every rendition of a few streams."""
+CALM = 20
+"""Segments in a row that must be written before the alarm ends: on a full disk small ones still fit now and then."""
 BLOCK = 1024
 """Segments to an index file; a whole file goes when its last segment has gone."""
 
@@ -57,6 +59,7 @@ class Archive:
         self.failures = 0
         self.dropped_jobs = 0
         self.reels: dict[str, Reel] = {}
+        self._calm = 0
         self._min_free = min_free_bytes
         self._soon = soon
         self._jobs: queue.Queue[_Job | None] = queue.Queue(QUEUED)
@@ -110,12 +113,15 @@ class Archive:
     def _done(self, job: _Job, good: bool, why: str) -> None:
         if not good:
             self.failures += 1
+            self._calm = 0
             if not self.failing:
                 log.error("dvr_write_failed", reason=why, hint="rewinding is limited to memory until the disk works")
+            self.failing = True
         elif self.failing and job.saves:
-            log.warning("dvr_writes_again")
-        if not good or job.saves:
-            self.failing = not good
+            self._calm += 1
+            if self._calm >= CALM:
+                log.warning("dvr_writes_again")
+                self.failing = False
         if job.done is not None:
             job.done(good)
 
