@@ -1,16 +1,24 @@
-"""The herd: N low-latency viewers arrive at once on a stream behind the edge, and stay.
+"""The herd: N low-latency viewers arrive within two seconds on a stream behind the edge, stay; half leave and return.
 
-    python bench/herd.py [--viewers 2000] [--seconds 10] [--workers 1] [--part-bytes 20000] [--out FOLDER]
+    python bench/herd.py [--viewers 9500] [--stay 10] [--trouble none,slow,failing,restarted,gone] [--workers 1]
+                         [--part-bytes 2000] [--out FOLDER]
 
-Each viewer is one raw HTTP/1.1 connection that does what a low-latency player does: multivariant playlist,
-media playlist, then blocked reloads and parts for as long as it lasts. The origin is a script with a part
-every half second and blocking reload. Reported: requests per object at the origin (must be 1 per edge worker),
-errors, time to the first part, how far apart the answers to one blocked playlist come, CPU and memory.
+Each viewer is one raw HTTP/1.1 connection that does what a low-latency player does: multivariant playlist, media
+playlist, then blocked reloads and parts. After two thirds of `--stay` every second viewer leaves and comes back at
+once. The origin is a script with a part every half second and blocking reload; `--trouble` runs the herd again with an
+origin that, from a third of the stay on, is for five seconds
 
-The viewers are one thread of C (`bench/herd_client.c`, built when the bench runs) where there is a compiler, else
-Python processes, as many as `--clients`. They share the machine's cores with the edge, so that what they see is
-the spread of both; `edge_wake_*` is what the edge itself measured, from the end of a fetch until the last of the
-crowd on it was written to. On a small machine keep `--viewers` times `--part-bytes` in bounds.
+| slow      | a second late with every answer                                                 |
+| failing   | answering 503 to each third request                                             |
+| restarted | closing all connections, once, and back after 0.2 s                             |
+| gone      | not there, all connections closed                                               |
+
+Reported: origin requests per object (must be 1 per edge worker without trouble), errors that viewers saw, time to the
+first part, how far apart the answers to one blocked playlist come, CPU and memory, and the origin's busiest second
+after the trouble. `edge_wake_*` is the edge's own measure: from the end of a fetch until the last of the crowd on it
+was written to. The viewers are one thread of C (`bench/herd_client.c`, built when the bench runs), and share the machine's
+cores with the edge: what they see is the spread of both. One herd takes `--stay` and about five seconds. Writes
+`herd.json` and a chart, `herd.svg`. 10,000 viewers need 20,600 open files (`ulimit -Hn`).
 """
 
 from __future__ import annotations
@@ -19,7 +27,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import multiprocessing
 import os
 import re
 import resource
@@ -35,16 +42,17 @@ from typing import Any
 
 import uvloop
 
-if sys.path[0] == str(Path(__file__).resolve().parent):
-    del sys.path[0]  # else bench/edge.py would be `edge`
+HERE = sys.path.pop(0)  # else bench/edge.py would be `edge`
 
-from edge.settings import EdgeSettings
-from edge.supervisor import EdgePool
+from edge.settings import EdgeSettings  # noqa: E402
+from edge.supervisor import EdgePool  # noqa: E402
 
 PART_S = 0.5
 PARTS = 4
 """Parts per segment."""
 ARRIVE_S = 2.0
+TROUBLE_S = 5.0
+TROUBLES = ("none", "slow", "failing", "restarted", "gone")
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -53,19 +61,58 @@ class Origin:
 
     def __init__(self, part_bytes: int, began: float) -> None:
         self.asked: Counter[str] = Counter()
-        self._began = began
+        self.seconds: Counter[int] = Counter()
+        """Requests by second since the start."""
+        self.port = 0
+        self._began, self._trouble, self._number = began, "none", 0
         self._part = os.urandom(part_bytes)
         self._text = b"#EXTM3U\n" + b"#EXT-X-PART:DURATION=0.5,URI=part\n" * 40
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def trouble(self, kind: str, after_s: float) -> None:
+        """Be troubled for a while."""
+        await asyncio.sleep(after_s)
+        self._trouble = kind
+        if kind in ("restarted", "gone"):
+            self.close()
+            await asyncio.sleep(0.2 if kind == "restarted" else TROUBLE_S)
+            await self.open()
+        else:
+            await asyncio.sleep(TROUBLE_S)
+        self._trouble = "none"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 target = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1].decode()
                 self.asked[target] += 1
+                self.seconds[int(time.time() - self._began)] += 1
+                self._number += 1
+                if self._trouble == "failing" and self._number % 3 == 0:
+                    writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+                    continue
+                if self._trouble == "slow":
+                    await asyncio.sleep(1.0)
                 body, kind = await self._answer(target)
-                head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncache-control: max-age=12\r\n"
+                if writer.is_closing():
+                    break
+                lifetime_s = 12 if "part" in target else 1
+                head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncache-control: max-age={lifetime_s}\r\n"
                 writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
                 await writer.drain()
+        self._writers.discard(writer)
         writer.close()
 
     async def _answer(self, target: str) -> tuple[bytes, str]:
@@ -85,88 +132,19 @@ class Origin:
         await asyncio.sleep(max(0.0, self._began + (part + 1) * PART_S - time.time()))
 
 
-class Log:
-    """What the viewers of one process saw."""
-
-    def __init__(self) -> None:
-        self.first_part_s: list[float] = []
-        self.arrivals: dict[int, list[float]] = {}
-        self.errors: Counter[str] = Counter()
-        self.requests = 0
-
-
-async def viewer(port: int, began: float, start: float, end: float, log: Log, number: int) -> None:
-    await asyncio.sleep(start - time.time())
-    asked = time.time()
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
-    except OSError as error:
-        log.errors[type(error).__name__] += 1
-        return
-    agent = f"herd/{number % 20}"
-
-    async def get(target: str) -> bytes:
-        head = f"GET /live/x/{target} HTTP/1.1\r\nHost: edge\r\nUser-Agent: {agent}\r\nAccept: */*\r\n\r\n"
-        writer.write(head.encode())
-        answer = await reader.readuntil(b"\r\n\r\n")
-        log.requests += 1
-        if not answer.startswith(b"HTTP/1.1 200"):
-            log.errors[answer[9:12].decode()] += 1
-        match = re.search(rb"content-length: (\d+)", answer)
-        return await reader.readexactly(int(match[1])) if match else b""
-
-    try:
-        await get("index.m3u8")
-        match = re.match(rb"#AT:(\d+)", await get("v/media.m3u8"))
-        part = int(match[1]) if match else 0
-        first = True
-        while time.time() < end:
-            await get(f"v/part{part}.m4s")
-            if first:
-                log.first_part_s.append(time.time() - asked)
-                first = False
-            part += 1
-            await get(f"v/media.m3u8?_HLS_msn={part // PARTS}&_HLS_part={part % PARTS}")
-            log.arrivals.setdefault(part, []).append(time.time())
-    except (OSError, asyncio.IncompleteReadError) as error:
-        log.errors[type(error).__name__] += 1
-    finally:
-        writer.close()
-
-
-def crowd(port: int, began: float, count: int, seconds: float, pipe: Any) -> None:
-    """One process of viewers."""
-
-    async def run() -> None:
-        log = Log()
-        start = time.time() + 0.5
-        async with asyncio.TaskGroup() as group:
-            for number in range(count):
-                at = start + ARRIVE_S * number / count
-                group.create_task(viewer(port, began, at, start + ARRIVE_S + seconds, log, number))
-        pipe.send((log.first_part_s, log.arrivals, log.errors, log.requests))
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    uvloop.run(run())
-
-
-def build_client(folder: Path) -> Path | None:
-    """The C client; None without a compiler."""
+def build_client(folder: Path) -> Path:
+    """The C client."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        return None
+        sys.exit("a C compiler is missing: apt install gcc libc6-dev")
     program = folder / "herd_client"
-    source = Path(__file__).resolve().parent / "herd_client.c"
-    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+    subprocess.run([compiler, "-O2", "-o", str(program), str(Path(HERE) / "herd_client.c")], check=True)
     return program
 
 
-async def native(program: Path, port: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+async def client(program: Path, port: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run the C client: what it says of each blocked playlist, and of everything."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    arguments = (port, options.viewers, options.seconds, ARRIVE_S, PARTS)
+    arguments = (port, options.viewers, options.stay, ARRIVE_S, PARTS, 2 * options.stay / 3)
     process = await asyncio.create_subprocess_exec(
         str(program), *map(str, arguments), stdout=asyncio.subprocess.PIPE, limit=2**20
     )
@@ -200,117 +178,111 @@ def usage(pids: list[int]) -> tuple[float, int]:
     return ticks / TICK, pages * resource.getpagesize()
 
 
-def quantile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
-
-
-async def measure_native(program: Path, pool: EdgePool, origin: Origin, options: argparse.Namespace) -> dict[str, Any]:
-    cpu, idle_bytes = usage(pool.pids)
-    running = asyncio.create_task(native(program, pool.port, options))
-    await asyncio.sleep(ARRIVE_S + options.seconds / 2)
-    _, busy_bytes = usage(pool.pids)
-    parts, summary = await running
-    used = usage(pool.pids)[0] - cpu
-    spreads = [1000 * (item["p99_s"] - item["first_s"]) for item in parts if item["count"] > 0.9 * options.viewers]
-    blocked = {key: count for key, count in origin.asked.items() if "part" in key}
+async def run(program: Path, trouble: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One herd."""
+    began = time.time()
+    origin = Origin(options.part_bytes, began)
+    await origin.open()
+    settings = EdgeSettings(host="127.0.0.1", port=0, workers=options.workers)
+    pool = EdgePool(settings, f"http://127.0.0.1:{origin.port}")
+    await pool.start()
+    try:
+        cpu, idle_bytes = usage(pool.pids)
+        start = time.time() - began
+        running = asyncio.create_task(client(program, pool.port, options))
+        troubling = asyncio.create_task(origin.trouble(trouble, ARRIVE_S + options.stay / 3))
+        await asyncio.sleep(ARRIVE_S + options.stay / 3)
+        _, busy_bytes = usage(pool.pids)
+        parts, summary = await running
+        await troubling
+        used = usage(pool.pids)[0] - cpu
+        wakes = await edge_wakes(pool)
+    finally:
+        await pool.stop()
+        origin.close()
+    # Only playlists that nearly all waited for say how far apart a crowd is woken.
+    full = [item for item in parts if item["count"] > 0.9 * options.viewers]
+    spreads = [1000 * (item["p99_s"] - item["first_s"]) for item in full]
+    objects = {key: count for key, count in origin.asked.items() if "part" in key}
+    over = int(start + ARRIVE_S + options.stay / 3 + TROUBLE_S)
     return {
-        "client": "C, one thread",
+        "trouble": trouble,
         "viewers": options.viewers,
         "workers": options.workers,
         "part_bytes": options.part_bytes,
         **summary,
-        "objects_at_origin": len(blocked),
-        "most_origin_requests_per_object": max(blocked.values(), default=0),
+        "objects_at_origin": len(objects),
+        "most_origin_requests_per_object": max(objects.values(), default=0),
+        "origin_requests_in_busiest_second_after": max(
+            (n for at, n in origin.seconds.items() if at >= over), default=0
+        ),
         "wake_up_spread_median_ms": round(statistics.median(spreads), 1) if spreads else None,
         "wake_up_spread_worst_ms": round(max(spreads), 1) if spreads else None,
-        **await edge_wakes(pool),
+        **wakes,
         "edge_cpu_s": round(used, 2),
         "requests_per_edge_cpu_s": round(summary["requests"] / used) if used else None,
         "bytes_per_viewer": round((busy_bytes - idle_bytes) / options.viewers),
+        "load_average": round(os.getloadavg()[0], 1),
+        "origin_requests_by_second": dict(sorted(origin.seconds.items())),
+        "spreads": [
+            [round(item["first_s"] - began, 2), round(1000 * (item["p99_s"] - item["first_s"]))] for item in full
+        ],
     }
 
 
-async def run(options: argparse.Namespace) -> dict[str, Any]:
-    began = time.time()
-    origin = Origin(options.part_bytes, began)
-    server = await asyncio.start_server(origin.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    settings = EdgeSettings(host="127.0.0.1", port=0, workers=options.workers)
-    pool = EdgePool(settings, f"http://127.0.0.1:{port}")
-    await pool.start()
-    with tempfile.TemporaryDirectory(prefix="headrace-herd-") as name:
-        program = None if options.python else await asyncio.to_thread(build_client, Path(name))
-        if program is not None:
-            try:
-                return await measure_native(program, pool, origin, options)
-            finally:
-                await pool.stop()
-                server.close()
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = [], []
-    try:
-        cpu, idle_bytes = usage(pool.pids)
-        for _ in range(options.clients):
-            ours, theirs = context.Pipe(duplex=False)
-            count = options.viewers // options.clients
-            arguments = (pool.port, began, count, options.seconds, theirs)
-            process = context.Process(target=crowd, args=arguments, daemon=True)
-            process.start()
-            pipes.append(ours)
-            processes.append(process)
-        await asyncio.sleep(ARRIVE_S + options.seconds / 2 + 1)
-        _, busy_bytes = usage(pool.pids)
-        logs = [await asyncio.to_thread(pipe.recv) for pipe in pipes]
-        used = usage(pool.pids)[0] - cpu
-        for process in processes:
-            await asyncio.to_thread(process.join)
-    finally:
-        await pool.stop()
-        server.close()
-    first = [value for log in logs for value in log[0]]
-    arrivals: dict[int, list[float]] = {}
-    for log in logs:
-        for part, times in log[1].items():
-            arrivals.setdefault(part, []).extend(times)
-    # Only playlists that nearly all viewers waited for say how far apart a crowd is woken.
-    full = [times for times in arrivals.values() if len(times) > 0.9 * options.viewers]
-    spreads = [1000 * (quantile(times, 0.99) - min(times)) for times in full]
-    requests = sum(log[3] for log in logs)
-    blocked = {key: count for key, count in origin.asked.items() if "part" in key}
-    return {
-        "viewers": options.viewers,
-        "workers": options.workers,
-        "part_bytes": options.part_bytes,
-        "requests": requests,
-        "errors": dict(sum((log[2] for log in logs), Counter())),
-        "objects_at_origin": len(blocked),
-        "most_origin_requests_per_object": max(blocked.values(), default=0),
-        "first_part_median_s": round(statistics.median(first), 3) if first else None,
-        "first_part_p99_s": round(quantile(first, 0.99), 3),
-        "wake_up_spread_median_ms": round(statistics.median(spreads), 1) if spreads else None,
-        "wake_up_spread_worst_ms": round(max(spreads), 1) if spreads else None,
-        "edge_cpu_s": round(used, 2),
-        "requests_per_edge_cpu_s": round(requests / used) if used else None,
-        "bytes_per_viewer": round((busy_bytes - idle_bytes) / options.viewers),
-    }
+def chart(results: list[dict[str, Any]]) -> str:
+    """For each herd the wake-up spread of every part that all waited for, and the origin's requests by second."""
+    wide, high = 640, 120
+    parts = ['<rect width="100%" height="100%" fill="white"/>']
+    for row, result in enumerate(results):
+        top = row * (high + 40) + 30
+        end = max(result["origin_requests_by_second"], default=1) + 1
+        most = max([100, *(spread for _, spread in result["spreads"])])
+        busiest = max(result["origin_requests_by_second"].values(), default=1)
+        parts.append(
+            f'<text x="10" y="{top - 8}">{result["trouble"]}: {result["viewers"]} viewers, {result["refused"]} answers '
+            f"refused. Blue: ms from the first to the 99th of 100 answers (top {most}); grey: origin requests a second "
+            f"(top {busiest})</text>"
+        )
+        for at, count in result["origin_requests_by_second"].items():
+            tall = high * count / busiest
+            parts.append(
+                f'<rect x="{10 + wide * at / end:.0f}" y="{top + high - tall:.0f}" width="{wide / end - 1:.1f}" '
+                f'height="{tall:.0f}" fill="#ddd"/>'
+            )
+        for at, spread in result["spreads"]:
+            y = top + high - high * spread / most
+            parts.append(f'<circle cx="{10 + wide * at / end:.0f}" cy="{y:.0f}" r="3" fill="#1f8fd6"/>')
+    size = f'width="900" height="{len(results) * (high + 40) + 20}"'
+    return "\n".join(
+        [f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">', *parts, "</svg>\n"]
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--viewers", type=int, default=2000)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--viewers", type=int, default=9500)
+    parser.add_argument("--stay", type=float, default=10, help="seconds after all have arrived")
+    parser.add_argument("--trouble", default=",".join(TROUBLES))
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=1)
-    parser.add_argument("--part-bytes", type=int, default=20_000)
-    parser.add_argument("--python", action="store_true", help="Python viewers even where there is a C compiler")
+    parser.add_argument("--part-bytes", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     options = parser.parse_args()
-    result = uvloop.run(run(options))
-    for key, value in result.items():
-        print(f"{key:34}{value}")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    results = []
+    with tempfile.TemporaryDirectory(prefix="headrace-herd-") as name:
+        program = build_client(Path(name))
+        for trouble in options.trouble.split(","):
+            results.append(uvloop.run(run(program, trouble, options)))
+            print()
+            for key, value in results[-1].items():
+                if key not in ("spreads", "origin_requests_by_second"):
+                    print(f"{key:42}{value}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "herd.json").write_text(json.dumps(result, indent=2) + "\n")
+    (options.out / "herd.json").write_text(json.dumps(results, indent=2) + "\n")
+    (options.out / "herd.svg").write_text(chart(results))
+    print(f"\nwritten: {options.out}/herd.json, .svg")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 /* Viewers for bench/herd.py: one thread, one epoll, one connection each, precomputed requests.
  *
- *   herd_client PORT VIEWERS SECONDS ARRIVE_S PARTS_PER_SEGMENT
+ *   herd_client PORT VIEWERS SECONDS ARRIVE_S PARTS_PER_SEGMENT RETURN_AT_S
  *
  * A viewer asks for index.m3u8, v/media.m3u8 (whose first bytes, "#AT:<part>", say where the stream is), and then
- * in turn for a part and for the playlist that tells of the next. On stdout one JSON line per blocked playlist
+ * in turn for a part and for the playlist that tells of the next. An answer that is no 200 sends it back to the
+ * media playlist after half a second to a second, as a player does. RETURN_AT_S seconds after all have come (0: never)
+ * every second viewer leaves and comes back at once. On stdout one JSON line per blocked playlist
  * {"part", "count", "first_s", "p50_s", "p99_s", "last_s"} (seconds on the Unix clock), and at the end a summary. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -19,12 +21,12 @@
 #include <unistd.h>
 
 enum { INDEX, MEDIA, PART, BLOCKED };
-struct viewer { int fd, step, part, have; long left; double asked, began; char head[2048]; };
+struct viewer { int fd, step, part, have; long left; double began, retry_at; char head[2048]; };
 static struct viewer *viewers;
 static int port, count, parts_per_segment, epoll_fd, alive;
-static long requests, errors;
-static double *first_part, *seen_at[4096];
-static int first_parts, seen[4096];
+static long requests, errors, refused;
+static double *first_part, *again, *seen_at[4096];
+static int first_parts, agains, returned, seen[4096];
 
 static double now(void) { struct timespec t; clock_gettime(CLOCK_REALTIME, &t); return t.tv_sec + t.tv_nsec / 1e9; }
 static int order(const void *a, const void *b) { double x = *(double *)a, y = *(double *)b; return (x > y) - (x < y); }
@@ -49,11 +51,18 @@ static void ask(struct viewer *v) {
 
 static void answered(struct viewer *v) {
     requests++;
-    if (strncmp(v->head + 9, "200", 3)) { errors++; }
+    if (strncmp(v->head + 9, "200", 3)) {
+        refused++;
+        v->step = MEDIA;
+        v->retry_at = now() + 0.5 + 0.5 * rand() / RAND_MAX;
+        return;
+    }
     if (v->step == INDEX) v->step = MEDIA;
     else if (v->step == MEDIA) v->step = PART;
     else if (v->step == PART) {
-        if (v->began) { first_part[first_parts++] = now() - v->began; v->began = 0; }
+        if (v->began && !returned && first_parts < count) first_part[first_parts++] = now() - v->began;
+        if (v->began && returned && agains < count) again[agains++] = now() - v->began;
+        v->began = 0;
         v->part++;
         v->step = BLOCKED;
     } else {
@@ -95,6 +104,7 @@ static void arrive(struct viewer *v) {
     int one = 1;
     alive++;
     v->began = now();
+    v->retry_at = 0;
     if (v->fd < 0 || connect(v->fd, (struct sockaddr *)&to, sizeof to)) { drop(v, 1); return; }
     setsockopt(v->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     fcntl(v->fd, F_SETFL, O_NONBLOCK);
@@ -105,13 +115,14 @@ static void arrive(struct viewer *v) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6) return 2;
+    if (argc != 7) return 2;
     port = atoi(argv[1]);
     count = atoi(argv[2]);
-    double seconds = atof(argv[3]), arrive_s = atof(argv[4]), start = now();
+    double seconds = atof(argv[3]), arrive_s = atof(argv[4]), return_at = atof(argv[6]), start = now(), looked = 0;
     parts_per_segment = atoi(argv[5]);
     viewers = calloc(count, sizeof *viewers);
     first_part = calloc(count, sizeof *first_part);
+    again = calloc(count, sizeof *again);
     epoll_fd = epoll_create1(0);
     struct epoll_event events[512];
     int there = 0;
@@ -119,7 +130,16 @@ int main(int argc, char **argv) {
     while ((t = now()) < start + arrive_s + seconds) {
         for (int due = (int)((t - start) / arrive_s * count), batch = 0; there < count && there < due && batch < 64; batch++)
             arrive(&viewers[there++]);
-        int found = epoll_wait(epoll_fd, events, 512, there < count ? 1 : 50);
+        if (return_at && !returned && t >= start + arrive_s + return_at) {
+            returned = 1;
+            for (int i = 0; i < count; i += 2) { drop(&viewers[i], 0); arrive(&viewers[i]); }
+        }
+        if (t - looked > 0.02) {
+            looked = t;
+            for (int i = 0; i < there; i++)
+                if (viewers[i].fd >= 0 && viewers[i].retry_at && t >= viewers[i].retry_at) { viewers[i].retry_at = 0; ask(&viewers[i]); }
+        }
+        int found = epoll_wait(epoll_fd, events, 512, there < count ? 1 : 20);
         for (int i = 0; i < found; i++) {
             struct viewer *v = events[i].data.ptr;
             if (v->fd >= 0) readable(v);
@@ -132,7 +152,10 @@ int main(int argc, char **argv) {
                seen_at[i][0], seen_at[i][seen[i] / 2], seen_at[i][seen[i] * 99 / 100], seen_at[i][seen[i] - 1]);
     }
     qsort(first_part, first_parts, sizeof(double), order);
-    printf("{\"requests\": %ld, \"errors\": %ld, \"alive\": %d, \"first_parts\": %d, \"first_part_p50_s\": %.4f, \"first_part_p99_s\": %.4f}\n",
-           requests, errors, alive, first_parts, first_parts ? first_part[first_parts / 2] : -1, first_parts ? first_part[first_parts * 99 / 100] : -1);
+    qsort(again, agains, sizeof(double), order);
+    printf("{\"requests\": %ld, \"errors\": %ld, \"refused\": %ld, \"alive\": %d, \"first_parts\": %d, \"first_part_p50_s\": %.4f, \"first_part_p99_s\": %.4f, "
+           "\"returned\": %d, \"return_part_p50_s\": %.4f, \"return_part_p99_s\": %.4f}\n",
+           requests, errors, refused, alive, first_parts, first_parts ? first_part[first_parts / 2] : -1, first_parts ? first_part[first_parts * 99 / 100] : -1,
+           agains, agains ? again[agains / 2] : -1, agains ? again[agains * 99 / 100] : -1);
     return 0;
 }

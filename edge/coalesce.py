@@ -336,7 +336,9 @@ class Coalescer:
         flight.wake()
         # What was written goes to the sockets at the end of the loop's turn: look after that.
         loop = asyncio.get_running_loop()
-        if crowd >= CROWD:
+        if crowd >= CROWD and len(flight.waits) >= crowd - 1:
+            self._woken(began)  # all but the first were written to at once
+        elif crowd >= CROWD:
             loop.call_soon(loop.call_soon, self._woken, began)
         if flight.waits:
             loop.call_soon(loop.call_soon, self._count, flight.waits, self._clock())
