@@ -11,7 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 import httpx2
+from sqlalchemy.exc import SQLAlchemyError
 
+from control.database import DatabaseError
 from control.operations import Operations
 from control.run_file import running
 from control.secret_files import admin_token
@@ -104,5 +106,9 @@ class Client:
         return value
 
     async def _local(self, operation: str, arguments: dict[str, Any]) -> Any:
-        async with open_services(self.data, database_url=self.settings.database.url) as services:
-            return await getattr(Operations(services, self.settings), operation)(**arguments)
+        try:
+            async with open_services(self.data, database_url=self.settings.database.url) as services:
+                return await getattr(Operations(services, self.settings), operation)(**arguments)
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or type(error).__name__
+            raise DatabaseError(f"The database cannot be used now ({cause}): does another process hold it?") from error
