@@ -16,8 +16,8 @@ origin that, from a third of the stay on, is for five seconds
 Reported: origin requests per object (must be 1 per edge worker without trouble), errors that viewers saw, time to the
 first part, how far apart the answers to one blocked playlist come, CPU and memory, and the origin's busiest second
 after the trouble. `edge_wake_*` is the edge's own measure: from the end of a fetch until the last of the crowd on it
-was written to. The viewers are one thread of C (`bench/herd_client.c`, built when the bench runs), and share the machine's
-cores with the edge: what they see is the spread of both. One herd takes `--stay` and about five seconds. Writes
+was written to. The viewers are one thread of C (`bench/herd_client.c`, built when the bench runs), on the machine's
+cores like the edge: what they see is the spread of both. One herd takes `--stay` and about five seconds. Writes
 `herd.json` and a chart, `herd.svg`. 10,000 viewers need 20,600 open files (`ulimit -Hn`).
 """
 

@@ -153,9 +153,9 @@ class Connection(asyncio.Protocol):
         stats.bytes_sent += found.wire_bytes
         out = cast(Writer, self._out)
         if found.wire:
-            out.put(found.wire)
+            out.hit(found.wire)
         else:
-            out.put(found.wire_head, found.body)
+            out.hit(found.wire_head, found.body)
         return True
 
     def pause_writing(self) -> None:
@@ -252,6 +252,8 @@ class Connection(asyncio.Protocol):
     def _handle(self, asked: Request) -> None:
         now = self.last = self.head_since = self._site.clock()
         self.busy = True
+        if self._out is not None:
+            self._out.settle()
         self._keep_alive = asked.keep_alive and not self._server.draining
         self._chunked = not asked.http10
         sink = self if self._log is None else self._server.tap(self, self, asked)
@@ -291,7 +293,7 @@ class Connection(asyncio.Protocol):
             head = head[:-2] + b"connection: close\r\n\r\n"
         if self._transport is not None:
             self._stats.bytes_sent += len(head) + len(body)
-            cast(Writer, self._out).put(head, body)
+            cast(Writer, self._out).hit(head, body)
         self._done()
 
     def take(self, head: bytes, body: bytes, now: float) -> bool:

@@ -87,6 +87,8 @@ class Heads:
             return (found[0], last.coding) if last.ordinary else None
         said = self._blocks.get(block)
         if said is None:
+            if self._seen(block):
+                return None  # `parse` remembers it
             coding = self._scan(block)
             return None if coding is None else (found[0], coding)
         if not said.ordinary:
@@ -126,7 +128,8 @@ class Heads:
             said = request.parse_fields(block, http10, self._lines)
             if len(block) <= MAX_HEAD_BYTES and not http10 and not said.bearer:
                 said.block = block
-                self._remember(block, said)
+                if self._seen(block):
+                    self._blocks.put(block, said)
         return said
 
     def _scan(self, block: bytes) -> str | None:
@@ -174,14 +177,15 @@ class Heads:
             self._judged[raw] = meaning
         return meaning
 
-    def _remember(self, block: bytes, said: Fields) -> None:
+    def _seen(self, block: bytes) -> bool:
+        """Whether a block came before, lately; from now on it did."""
         number = hash(block)
         if number in self._once:
-            self._blocks.put(block, said)
-            return
+            return True
         if len(self._once) >= 4 * PER_GENERATION:
             self._once.clear()
         self._once.add(number)
+        return False
 
 
 _HOST, _OTHER = "host", "other"

@@ -1,9 +1,10 @@
 """Bytes on their way to one viewer: straight to the socket where that takes them, else by the loop's transport.
 
 A transport puts what it is given into a queue and looks at it at the end of the loop's turn. For a crowd that is woken
-at once, and for hits, the way through that queue costs as much as the answer. So whole answers are written to the
-descriptor at once, and only what it does not take goes the long way. While anything may be in the transport's queue,
-everything goes there: bytes never overtake each other. With TLS there is only the transport.
+at once the way through that queue costs as much as the answer. So its answers are written to the descriptor at once,
+and only what that does not take goes the long way. While anything may be in the transport's queue, everything goes
+there: bytes never overtake each other. With TLS there is only the transport. Hits go by the queue on purpose: written
+together at the end of a turn, they wake the other side less often.
 """
 
 from __future__ import annotations
@@ -28,8 +29,23 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queued = self._looking = False
 
+    def hit(self, head: bytes, body: Buffer = b"") -> None:
+        """Write a whole answer at the end of the loop's turn."""
+        self._queued = True
+        if body:
+            self._transport.writelines((head, body))
+        else:
+            self._transport.write(head)
+
+    def settle(self) -> None:
+        """Before a wait: find out whether the queue is empty by then."""
+        if self._queued and not self._looking and self._fd >= 0:
+            # The transport says the truth about its queue in the loop's next turn, not in this one.
+            self._looking = True
+            self._loop.call_soon(self._look)
+
     def put(self, head: bytes, body: Buffer = b"") -> None:
-        """Write a whole answer."""
+        """Write a whole answer at once."""
         transport = self._transport
         if transport.is_closing():
             return  # the descriptor may be another's
@@ -52,10 +68,7 @@ class Writer:
             return
         self._transport.writelines(pieces)
         self._queued = True
-        if not self._looking and self._fd >= 0:
-            # The transport says the truth about its queue in the loop's next turn, not in this one.
-            self._looking = True
-            self._loop.call_soon(self._look)
+        self.settle()
 
     def _look(self) -> None:
         self._looking = False
