@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
@@ -25,6 +25,9 @@ WIDTH, HEIGHT = 1280, 720
 FRAME_RATE = 30
 SAMPLE_RATE = 48_000
 RETRY_S = 2.0
+LATE_S = 0.5
+"""How late a picture may be before it is left out, as live encoders do: what a busy machine has missed must not come
+in a burst."""
 
 
 def _tone() -> av.filter.Graph:
@@ -60,9 +63,17 @@ def frames() -> Iterator[VideoFrame]:
         yield frame
 
 
+def on_time(pictures: Iterator[VideoFrame], now: Callable[[], float]) -> Iterator[tuple[int, VideoFrame]]:
+    """The pictures with their numbers, those left out that would come more than `LATE_S` late. `now`: seconds."""
+    started = now()
+    for n, picture in enumerate(pictures):
+        if now() - started - n / FRAME_RATE <= LATE_S:
+            yield n, picture
+
+
 def publish(url: str) -> None:
     """Push until the connection ends; raises `av.FFmpegError` then."""
-    picture, tone = frames(), _tone()
+    tone = _tone()
     with av.open(url, "w", format="flv", options={"flvflags": "no_duration_filesize"}) as out:
         video = out.add_stream("libx264", rate=FRAME_RATE)
         assert isinstance(video, VideoStream)
@@ -76,13 +87,11 @@ def publish(url: str) -> None:
         audio.bit_rate = 128_000
         fifo = av.AudioFifo()
         started = time.monotonic()
-        n = samples = 0
-        while True:
-            frame = next(picture)
+        samples = 0
+        for n, frame in on_time(frames(), time.monotonic):
             frame.pts, frame.time_base = n, Fraction(1, FRAME_RATE)
             out.mux(video.encode(frame))
-            n += 1
-            while samples * FRAME_RATE < n * SAMPLE_RATE:
+            while samples * FRAME_RATE < (n + 1) * SAMPLE_RATE:
                 sound = tone.pull()
                 assert isinstance(sound, AudioFrame)
                 sound.pts = None
@@ -90,7 +99,7 @@ def publish(url: str) -> None:
                 samples += sound.samples
             while (chunk := fifo.read(1024)) is not None:
                 out.mux(audio.encode(chunk))
-            time.sleep(max(0.0, started + n / FRAME_RATE - time.monotonic()))
+            time.sleep(max(0.0, started + (n + 1) / FRAME_RATE - time.monotonic()))
 
 
 def main() -> int:

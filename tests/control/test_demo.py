@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 from fractions import Fraction
-from itertools import islice
+from itertools import count, islice
 
 import av
 from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 
-from control.demo import FRAME_RATE, HEIGHT, URL_VARIABLE, WIDTH, frames
+from control.demo import FRAME_RATE, HEIGHT, LATE_S, URL_VARIABLE, WIDTH, frames, on_time
 
 
 def test_leaves_keyframes_to_the_encoder_and_shows_a_large_clock() -> None:
@@ -32,6 +33,20 @@ def test_leaves_keyframes_to_the_encoder_and_shows_a_large_clock() -> None:
         packets += encoder.encode(frame)
     assert [n for n, packet in enumerate(packets) if packet.is_keyframe] == [0, 2 * FRAME_RATE]
     assert len(set(lines)) > FRAME_RATE  # it runs
+
+
+def test_leaves_out_what_comes_too_late_instead_of_sending_it_in_a_burst() -> None:
+    now = [0.0]
+    sent: list[int] = []
+    for n, _ in on_time((VideoFrame(16, 16) for _ in count()), lambda: now[0]):
+        sent.append(n)
+        now[0] = max(now[0], (n + 1) / FRAME_RATE) + (5.0 if n == 9 else 0.0)  # the machine is busy once, for 5 s
+        if len(sent) == 40:
+            break
+    after = sent[10]
+    assert sent == [*range(10), *range(after, after + 30)]
+    assert now[0] - LATE_S <= (after + 30) / FRAME_RATE
+    assert (after - 10) / FRAME_RATE >= 5.0 - LATE_S - 1 / FRAME_RATE
 
 
 def test_ends_when_the_server_that_started_it_is_gone() -> None:
