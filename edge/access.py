@@ -5,6 +5,8 @@ Neither enters the cache key: what one viewer fetched is in the cache for the ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edge.request import Request
 from edge.revocation import Revocations
 from edge.rules import Rules
@@ -12,11 +14,38 @@ from edge.settings import EdgeSettings
 from edge.tokens import TokenGuard
 
 
+class Grant:
+    """What one connection may ask again for a moment without being looked at anew.
+
+    It holds for the same viewer in every respect that tokens and rules know: address (the connection's), token,
+    header fields (the very same, as `edge.heads` remembers them), stream. `Access.changed` ends it.
+    """
+
+    __slots__ = ("_headers", "_prefix", "_token", "until")
+
+    def __init__(self, asked: Request, until: float) -> None:
+        """For the stream of `asked`; `until` is on the loop's clock."""
+        self._token, self._headers = asked.token, asked.headers
+        self._prefix = "/".join(asked.path.split("/", 3)[:3]) + "/"
+        self.until = until
+
+    def covers(self, asked: Request) -> bool:
+        """Whether `asked` is another of those requests; the time is for the caller to look at."""
+        return (
+            asked.ordinary
+            and asked.headers is self._headers
+            and asked.token == self._token
+            and asked.key.startswith(self._prefix)
+        )
+
+
 class Access:
     """Everything that may refuse a viewer. One per worker."""
 
     def __init__(self, tokens: TokenGuard | None, rules: Rules | None) -> None:
         self.tokens, self.rules = tokens, rules
+        self.changed: Callable[[], None] = _nothing
+        """Called when what was granted may be so no more."""
 
     @classmethod
     def make(cls, settings: EdgeSettings, revoked: Revocations) -> Access | None:
@@ -38,14 +67,23 @@ class Access:
             return found
         return self.tokens.refuse(asked, address) if self.tokens is not None else None
 
+    def lasts_s(self, asked: Request) -> float:
+        """For how many seconds at least a request that was not refused will not be, if nothing changes."""
+        return self.tokens.lasts_s(asked.token) if self.tokens is not None else float("inf")
+
     def revoke(self, revoked: Revocations) -> None:
         """From here on this list holds."""
         if self.tokens is not None:
             self.tokens.revoked = revoked
+            self.changed()
 
     def reload(self) -> None:
         """Look whether keys or rules have changed. Every few seconds."""
-        if self.tokens is not None:
-            self.tokens.reload()
-        if self.rules is not None:
-            self.rules.reload()
+        tokens = self.tokens is not None and self.tokens.reload()
+        rules = self.rules is not None and self.rules.reload()
+        if tokens or rules:
+            self.changed()
+
+
+def _nothing() -> None:
+    pass

@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING, cast
 
 from edge import entry, request
+from edge.access import Grant
 from edge.entry import JOIN_BYTES, Entry, Fields
 from edge.reader import Buffer, Reader
 from edge.request import Bad, Request
@@ -56,6 +57,7 @@ class Connection(asyncio.Protocol):
         "busy",
         "closing_at",
         "counted_until",
+        "grant",
         "head_since",
         "last",
         "paused",
@@ -90,12 +92,18 @@ class Connection(asyncio.Protocol):
         self.closing_at = 0.0
         """Not 0: an error was answered, nothing more is read, and this is the end."""
         self.counted_until = 0.0
+        self.grant: Grant | None = None
+        """With tokens or rules in force: what need not be looked at again for a moment."""
         self.address = ""
 
     @property
     def waiting(self) -> int:
         """1 while the viewer waits for a flight or for the rest of one."""
         return int(self.reader is not None)
+
+    @property
+    def readers(self) -> list[Reader]:
+        return [self.reader] if self.reader is not None else []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from asyncio's
@@ -125,18 +133,18 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._buffer and not self.busy and not self.paused:
             short = self._heads.get(data) or self._heads.halves(data, self._said)
-            if short is not None and self._short(*short):
+            if short is not None and self._short(*short, self.counted_until):
                 return
         self._feed(data)
 
-    def _short(self, key: str, coding: str) -> bool:
-        """Answer a plain request with a fresh entry's prepared bytes; False if that needs the long way."""
+    def _short(self, key: str, coding: str, until: float) -> bool:
+        """Answer a request with a fresh entry's prepared bytes; False if that needs the long way, as after `until`."""
         site = self._site
         found = site.cache.entries.get(key)
         if found is None or found.status != 200:
             return False
         now = site.clock()
-        if now >= found.fresh_until or now >= self.counted_until:
+        if now >= found.fresh_until or now >= until:
             return False
         found.used = True
         if coding and found.squeezable:
@@ -245,7 +253,11 @@ class Connection(asyncio.Protocol):
         if said.block is not None:
             self._said = said
         self._buffer = buffer[size:]
-        if not (asked.plain and not self._server.draining and self._short(asked.key, asked.coding)):
+        grant = self.grant
+        until = self.counted_until if asked.plain else 0.0
+        if grant is not None and grant.covers(asked):
+            until = grant.until
+        if not until or self._server.draining or not self._short(asked.key, asked.coding, until):
             self._handle(asked)
         return True
 

@@ -6,6 +6,7 @@ with every request. Each memo has two generations: when the young one is full it
 
 from __future__ import annotations
 
+import re
 from typing import Generic, TypeVar
 
 from edge import codings, request, target
@@ -51,15 +52,43 @@ class Memo(Generic[K, V]):
         self._young[key] = value
 
 
+class Targets:
+    """Parses request targets, remembering. Viewers with a token each share what is behind it; no token is kept."""
+
+    def __init__(self, query_keys: frozenset[str]) -> None:
+        self._keys = query_keys
+        self._found: Memo[str, Target] = Memo()
+
+    def find(self, raw: str) -> Target:
+        """As `target.parse`. Raises ProtocolError."""
+        match = _TOKEN.match(raw)
+        if match is None:
+            return self._find(raw)
+        bare = self._find(raw[match.end() - 1 :])
+        # What has a second token in the path or the query is for the strict reading of the whole.
+        return Target(bare.path, bare.query, match[1]) if not bare.token else target.parse(raw, self._keys)
+
+    def _find(self, raw: str) -> Target:
+        where = self._found.get(raw)
+        if where is None:
+            where = target.parse(raw, self._keys)
+            if len(raw) <= MAX_HEAD_BYTES and not where.token:
+                self._found.put(raw, where)
+        return where
+
+
+_TOKEN = re.compile(r"/t/([A-Za-z0-9_-][A-Za-z0-9_.-]*)/")
+
+
 class Heads:
     """Parses request heads, remembering. `get` and `halves` are the short path."""
 
     __slots__ = (
-        "_blocks", "_found", "_heads", "_judged", "_keys", "_lines", "_max_target", "_once", "_plain", "_targets", "get"
+        "_blocks", "_found", "_heads", "_judged", "_lines", "_max_target", "_once", "_plain", "_targets", "get"
     )  # fmt: skip
 
     def __init__(self, query_keys: frozenset[str], max_target: int) -> None:
-        self._keys, self._max_target = query_keys, max_target
+        self._max_target = max_target
         self._heads: Memo[bytes, Short] = Memo()
         self._plain: Memo[bytes, tuple[str, Target]] = Memo()
         """Cache key and target by request line, of those that the short path can answer."""
@@ -69,7 +98,7 @@ class Heads:
         self._lines: request.Lines = {}
         self._judged: dict[bytes, str] = {}
         """What header lines mean for `_scan`; emptied when full."""
-        self._targets: Memo[str, Target] = Memo()
+        self._targets = Targets(query_keys)
         self._found = 0
         self.get = self._heads.get
         """What these very bytes ask for, if they are a plain request that is remembered."""
@@ -107,20 +136,12 @@ class Heads:
             method, where, http10 = "GET", found[1], False
         else:
             method, raw_target, http10 = request.parse_line(line, self._max_target)
-            where = self._target(raw_target)
+            where = self._targets.find(raw_target)
         known = last is not None and not http10 and block == last.block
         said = last if known and last is not None else self._fields(block, http10)
         if found is None and method == "GET" and not http10 and not where.token and len(line) <= MAX_HEAD_BYTES:
             self._plain.put(line, (where.key, where))
         return request.build(method, where, said, http10), said
-
-    def _target(self, raw: str) -> Target:
-        where = self._targets.get(raw)
-        if where is None:
-            where = target.parse(raw, self._keys)
-            if len(raw) <= MAX_HEAD_BYTES and not where.token:
-                self._targets.put(raw, where)
-        return where
 
     def _fields(self, block: bytes, http10: bool) -> Fields:
         said = None if http10 else self._blocks.get(block)

@@ -90,6 +90,11 @@ class Reader:
         sink.reader = self
         flight.readers[self] = None
 
+    @property
+    def begun(self) -> bool:
+        """A part of the body has been written."""
+        return self._begun
+
     def leave(self) -> None:
         """The viewer has gone, or has everything. The flight goes on."""
         self.flight.readers.pop(self, None)

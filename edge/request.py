@@ -55,8 +55,10 @@ class Request:
     coding: str = ""
     """The content coding that the viewer takes best for text: `br`, `gzip`, or empty."""
     range: ranges.Range | None = None
+    ordinary: bool = False
+    """A GET on a lasting connection without range or condition."""
     plain: bool = False
-    """A GET on a lasting connection without range, condition or token: what the short path can answer."""
+    """An ordinary one without a token: what the short path can answer. With one it can for whom has a `Grant`."""
 
     @property
     def head_only(self) -> bool:
@@ -166,6 +168,7 @@ def build(method: str, where: target.Target, said: Fields, http10: bool) -> Requ
         keep_alive=said.lasting,
         coding=said.coding,
         range=said.range if get else None,
+        ordinary=get and said.ordinary,
         plain=get and said.ordinary and not token,
     )
 

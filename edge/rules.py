@@ -142,13 +142,13 @@ class Rules:
         """No rules could be read yet: nobody gets in."""
         self.reload()
 
-    def reload(self) -> None:
-        """Read the files again if one has changed. Broken ones leave the rules as they were."""
+    def reload(self) -> bool:
+        """Read the files again if one has changed, and say so. Broken ones leave the rules as they were."""
         try:
             paths = [self._path, *([self._geo_path] if self._geo_path is not None else ()), *self._files]
             stamp = tuple(path.stat().st_mtime_ns for path in paths)
             if stamp == self._stamp:
-                return
+                return False
             read = _File.model_validate(tomllib.loads(self._path.read_text("utf-8")))
             geo = countries(self._geo_path) if self._geo_path is not None else None
             folder = self._path.parent
@@ -156,7 +156,7 @@ class Rules:
             streams = {name: Rule.make(section, folder) for name, section in read.streams.items()}
         except (OSError, ValueError) as error:
             log.error("access_rules_not_loaded", error=str(error), path=str(self._path))
-            return
+            return False
         sections = (read.all, *read.streams.values())
         named = {
             folder / item.removeprefix("file:")
@@ -167,6 +167,7 @@ class Rules:
         if tuple(sorted(named)) != self._files:
             self._files, stamp = tuple(sorted(named)), ()
         self._all, self._streams, self._geo, self._stamp, self.broken = every, streams, geo, stamp, False
+        return True
 
     def refuse(self, request: Request, address: str, *, trusted: bool) -> tuple[int, str] | None:
         """Status and slug of a refusal; `trusted`: the peer is a proxy whose country header is believed."""

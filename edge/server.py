@@ -6,14 +6,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge.access import Access
+from edge.access import Access, Grant
 from edge.access_log import AccessLog
 from edge.client import Clients
 from edge.connection import Connection
 from edge.h2 import request as h2_request
 from edge.h2.connection import H2Connection
 from edge.heads import Heads
-from edge.reader import Sink
+from edge.reader import Reader, Sink
 from edge.request import Request
 from edge.settings import EdgeSettings
 from edge.site import Site
@@ -31,9 +31,13 @@ class Peer(Protocol):
 
     address: str
     counted_until: float
+    grant: Grant | None
 
     @property
     def protocol(self) -> str: ...
+
+    @property
+    def readers(self) -> list[Reader]: ...
 
     @property
     def waiting(self) -> int: ...
@@ -88,7 +92,11 @@ class Server:
         self._rate = settings.requests_per_s_per_address
         self.clients = Clients(settings.trusted_proxies, settings.client_header)
         hidden = bool(settings.trusted_proxies) and settings.client_header not in ("x-forwarded-for", "forwarded")
-        self.short_path = not (self._rate or access is not None or hidden)
+        self._alike = not (self._rate or hidden)
+        """Two requests on one connection with the same header fields are of one viewer, and without a limit."""
+        self.short_path = self._alike and access is None
+        if access is not None:
+            access.changed = self.recheck
 
     def make(self, address: str = "") -> Connection:
         """A protocol for a new connection. `address` is the viewer's where that is not the peer's."""
@@ -147,7 +155,26 @@ class Server:
         self.viewers.seen(asked.path, address, asked.headers.get("user-agent", ""), now)
         if self.short_path:
             connection.counted_until = now + COUNT_EVERY_S
+        elif self._alike and asked.ordinary and self.access is not None:
+            connection.grant = Grant(asked, now + min(COUNT_EVERY_S, self.access.lasts_s(asked)))
         return None
+
+    def recheck(self) -> None:
+        """Rights have changed: nothing granted counts, and who waits for an answer may have lost the right to it.
+
+        A body under way goes on to its end.
+        """
+        assert self.access is not None
+        for connection in list(self.connections):
+            connection.grant = None
+            for reader in connection.readers:
+                asked = reader.request
+                address, trusted = self.address(connection, asked), self.clients.trusts(connection.address)
+                refusal = None if reader.begun else self.access.refuse(asked, address, trusted=trusted)
+                if refusal is not None:
+                    self.stats.denied += 1
+                    reader.leave()
+                    self.site.refuse(reader.sink, *refusal, request=asked)
 
     def tap(self, connection: Peer, sink: Sink, asked: Request) -> Sink:
         """`sink`, with the access log looking on. Only where there is one."""

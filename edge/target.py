@@ -1,7 +1,7 @@
 """From a request target to the one path and query that it stands for. Pure; no caching, no routing.
 
-Whatever can be read in two ways (encoded slashes, backslashes, NUL, paths above the root) is refused, so that
-cache, token check and origin always speak of the same object.
+Whatever can be read in two ways (encoded or doubled slashes, backslashes, NUL, paths above the root) is refused, so
+that cache, token check and origin always speak of the same object.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ def parse(raw: str, query_keys: frozenset[str]) -> Target:
         if not in_path or not slash:
             raise ProtocolError("The path holds a token, but nothing behind it.", slug="bad_path")
         path, token = "/" + rest, in_path
+        if path.startswith("/t/"):
+            # Here it would be no stream's path and want no token; an edge behind us would read it as one.
+            raise ProtocolError("The path holds two tokens.", slug="bad_path")
     return Target(path, query, token)
 
 
@@ -64,6 +67,8 @@ def _path(raw: str) -> str:
         raw = _PERCENT.sub(_decode, raw)
     if "/." in raw:
         raw = _remove_dots(raw)
+    if "//" in raw:
+        raise ProtocolError("The path holds an empty segment.", slug="bad_path")  # some servers merge slashes
     return raw
 
 

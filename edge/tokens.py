@@ -79,22 +79,33 @@ class TokenGuard:
         self.revoked = Revocations()
         self.reload()
 
-    def reload(self) -> None:
-        """Read the keys again if their file has changed or one has ended; a removed key ends its tokens at once."""
+    def reload(self) -> bool:
+        """Read the keys again if their file has changed or one has ended; a removed key ends its tokens at once.
+
+        Whether they are others than before.
+        """
         now = self._wall()
         try:
             stamp = self._path.stat().st_mtime_ns
             if stamp == self._stamp and now < self._keys_end:
-                return
+                return False
             found = json.loads(self._path.read_bytes())
             ends = [float(key.get("exp", "inf")) for key in found["keys"]]
             living = [key for key, end in zip(found["keys"], ends, strict=True) if now < end]
             self._keys = KeySet.import_key_set({"keys": living}) if living else KeySet([])
         except (OSError, ValueError, TypeError, KeyError, AttributeError, JoseError) as error:
             log.warning("token_keys_not_loaded", error=type(error).__name__, path=str(self._path))
-            return
+            return False
         self._stamp, self._keys_end = stamp, min((end for end in ends if now < end), default=float("inf"))
         self._good.clear()
+        return True
+
+    def lasts_s(self, token: str) -> float:
+        """Seconds until a token that was found good ends, by itself or with a key; 0 if it is not known."""
+        if not token:
+            return float("inf")
+        claims = self._good.get(token)
+        return min(claims.ends + LEEWAY_S, self._keys_end) - self._wall() if claims is not None else 0.0
 
     def refuse(self, request: Request, address: str = "") -> tuple[int, str] | None:
         """Status and slug of a refusal; None where the viewer at `address` may go on."""

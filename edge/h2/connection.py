@@ -10,6 +10,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, cast
 
+from edge.access import Grant
 from edge.connection import HIGH_WATER_BYTES, LINGER_S
 from edge.entry import Entry, Fields
 from edge.h2 import frames, hpack
@@ -104,6 +105,7 @@ class H2Connection(asyncio.Protocol):
         "closing_at",
         "core",
         "counted_until",
+        "grant",
         "last",
         "paused",
     )
@@ -119,11 +121,17 @@ class H2Connection(asyncio.Protocol):
         self.paused = False
         self.address = ""
         self.counted_until = 0.0
+        self.grant: Grant | None = None
         self.last = self._moved_at = self._partial_at = 0.0
         self._unsent = self._frames_at = 0
         self.closing_at = 0.0
         """Not 0: the last frame was sent; what comes is thrown away until then."""
         self._warned_at = 0.0
+
+    @property
+    def readers(self) -> list[Reader]:
+        found = (cast(Answer, stream.owner).reader for stream in self.core.streams.values())
+        return [reader for reader in found if reader is not None]
 
     @property
     def waiting(self) -> int:
@@ -188,7 +196,11 @@ class H2Connection(asyncio.Protocol):
             self._stats.bad_requests += 1
             self._refuse(self._open(stream, None, ended), error.status if isinstance(error, Bad) else 400, error.slug)
         else:
-            if not (ended and asked.plain and self._short(stream, asked)):
+            grant = self.grant
+            until = self.counted_until if asked.plain else 0.0
+            if grant is not None and grant.covers(asked):
+                until = grant.until
+            if not (ended and until and self._short(stream, asked, until)):
                 answer = self._open(stream, None if ended else asked, ended)
                 if ended:
                     self._handle(asked, answer)
@@ -294,11 +306,11 @@ class H2Connection(asyncio.Protocol):
             self._log.broken(self.address, status, slug)
         self._site.refuse(answer, status, slug)
 
-    def _short(self, number: int, asked: Request) -> bool:
-        """Answer a plain request with a fresh entry's prepared frames; False if that needs the long way."""
+    def _short(self, number: int, asked: Request, until: float) -> bool:
+        """Answer a request with a fresh entry's prepared frames; False if that needs the long way, as after `until`."""
         found = self._site.cache.entries.get(asked.key)
         now = self.last
-        if found is None or found.status != 200 or now >= found.fresh_until or now >= self.counted_until:
+        if found is None or found.status != 200 or now >= found.fresh_until or now >= until:
             return False
         core = self.core
         if asked.coding and found.squeezable:

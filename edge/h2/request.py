@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 
-from edge import request, target
+from edge import request
 from edge.h2.hpack import Decoder, Field
-from edge.heads import MAX_HEAD_BYTES, Memo
+from edge.heads import MAX_HEAD_BYTES, Memo, Targets
 from edge.request import MAX_FIELDS, Bad, Fields, Request
-from edge.target import Target
 from media.errors import ProtocolError
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
@@ -29,10 +28,10 @@ class Reader:
     """One per worker. `read` is on the short path."""
 
     def __init__(self, query_keys: frozenset[str], max_target: int, max_head: int) -> None:
-        self._keys, self._max_target, self._max_head = query_keys, max_target, max_head
+        self._max_target, self._max_head = max_target, max_head
         self._whole: Memo[bytes, Request] = Memo()
         self._rests: Memo[bytes, Fields] = Memo()
-        self._targets: Memo[bytes, Target] = Memo()
+        self._targets = Targets(query_keys)
 
     def read(self, decoder: Decoder, block: bytes) -> Request:
         """Raises Broken where the connection ends, Malformed, Bad, or ProtocolError for an unusable target."""
@@ -73,12 +72,8 @@ class Reader:
             raise Bad(405, "Only GET, HEAD and OPTIONS are answered here.", "bad_method")
         if len(raw) > self._max_target:
             raise Bad(414, "The request target is too long.", "target_too_long")
-        where = self._targets.get(raw)
-        if where is None:
-            text = raw.decode("latin-1")
-            where = target.parse("/" if text == "*" and method == b"OPTIONS" else text, self._keys)
-            if not where.token:
-                self._targets.put(raw, where)
+        text = raw.decode("latin-1")
+        where = self._targets.find("/" if text == "*" and method == b"OPTIONS" else text)
         return request.build(method.decode("ascii"), where, said, False)
 
 

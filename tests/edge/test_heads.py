@@ -98,7 +98,7 @@ def test_memory_is_bounded_whatever_viewers_say() -> None:
         head = b"GET /live/%d HTTP/1.1\r\nHost: x\r\nA: %d\r\n\r\n" % (number, number)
         memory.parse(head)
         memory.halves(head.replace(b"A:", b"B:"), None)
-    for memo in (memory._heads, memory._plain, memory._blocks, memory._targets):
+    for memo in (memory._heads, memory._plain, memory._blocks, memory._targets._found):
         assert len(memo._young) + len(memo._old) <= 2 * PER_GENERATION
     assert len(memory._judged) <= request.MAX_LINES
     assert len(memory._lines) <= request.MAX_LINES
