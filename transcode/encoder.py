@@ -20,6 +20,7 @@ from media.clock import VIDEO_TIMESCALE
 from media.errors import HeadraceError, ProtocolError
 from media.track import Kind, Track
 from transcode.bitstream import config_in, config_of, sample_of
+from transcode.budget import START_QP
 from transcode.device import CPU, accel, cuda_index, family_of, split
 from transcode.plan import VideoEncode
 
@@ -55,13 +56,13 @@ class Coded:
 class Encoder:
     """Encodes pictures of `spec`'s size in yuv420p to packets without reordering."""
 
-    def __init__(self, spec: VideoEncode, name: str, colour: Colour) -> None:
-        """Open the encoder `name`: libav's, with the device that it runs on (`transcode.device`). Raises
-        `EncoderError`."""
+    def __init__(self, spec: VideoEncode, name: str, colour: Colour, *, min_qp: int = START_QP) -> None:
+        """Open the encoder `name`: libav's, with the device that it runs on (`transcode.device`). `min_qp`: the floor
+        under the quantizer of SVT-AV1 (`transcode.budget`). Raises `EncoderError`."""
         self.name = name
         self._codec = spec.codec
         try:
-            self._context = _open(spec, name, colour)
+            self._context = _open(spec, name, colour, min_qp)
             config = config_of(spec.codec, bytes(self._context.extradata or b""))
         except (av.FFmpegError, ValueError, NotImplementedError, ProtocolError) as error:
             raise EncoderError(f"{name} cannot be opened: {error}") from error
@@ -106,7 +107,7 @@ class Encoder:
             self.track = replace(self.track, config=config)
 
 
-def _open(spec: VideoEncode, seat: str, colour: Colour) -> VideoCodecContext:
+def _open(spec: VideoEncode, seat: str, colour: Colour, min_qp: int) -> VideoCodecContext:
     name, device = split(seat)
     context = av.CodecContext.create(name, "w", hwaccel=accel(name, device) if device != CPU else None)
     assert isinstance(context, VideoCodecContext)
@@ -125,7 +126,7 @@ def _open(spec: VideoEncode, seat: str, colour: Colour) -> VideoCodecContext:
     context.colorspace = colour.matrix
     threads = spec.threads or _threads(spec)
     context.thread_count = threads
-    context.options = options(spec, name, threads) | _where(name, device)
+    context.options = options(spec, name, threads, min_qp) | _where(name, device)
     context.open()
     return context
 
@@ -149,7 +150,7 @@ def _threads(spec: VideoEncode) -> int:
     return max(1, min(wanted, os.cpu_count() or 1))
 
 
-def options(spec: VideoEncode, name: str, threads: int) -> dict[str, str]:
+def options(spec: VideoEncode, name: str, threads: int, min_qp: int = START_QP) -> dict[str, str]:
     """libav options of encoder `name`, by the family it belongs to."""
     buffer_bits = spec.bitrate * spec.buffer_ms // 1000
     common = {"maxrate": str(spec.bitrate), "bufsize": str(buffer_bits)}
@@ -158,7 +159,7 @@ def options(spec: VideoEncode, name: str, threads: int) -> dict[str, str]:
     if name == "libx265":
         return _x265(spec, threads, buffer_bits)
     if name == "libsvtav1":
-        return {"preset": spec.preset, "svtav1-params": _svtav1(spec)}
+        return {"preset": spec.preset, "svtav1-params": _svtav1(spec, min_qp)}
     common |= {"profile": spec.profile} if name.startswith("h264") else {}
     if name in ("h264_nvenc", "hevc_nvenc", "h264_vaapi", "hevc_vaapi"):
         common |= {"level": f"{spec.level // 10}.{spec.level % 10}"}  # what the CPU's encoder would say
@@ -229,7 +230,7 @@ def _x265(spec: VideoEncode, threads: int, buffer_bits: int) -> dict[str, str]:
     }
 
 
-def _svtav1(spec: VideoEncode) -> str:
+def _svtav1(spec: VideoEncode, min_qp: int) -> str:
     # Low delay (pred-struct=1) with constant bitrate (rc=2) is SVT-AV1's real-time mode.
     parameters = {
         "rtc": "1",
@@ -238,11 +239,14 @@ def _svtav1(spec: VideoEncode) -> str:
         "keyint": "-1",
         "scd": "0",
         "lookahead": "0",
-        # Its constant bitrate minds no buffer (4.1 warns that a largest bitrate is for other modes): it opens with a
-        # keyframe of a second's worth of bits, and spends as much after an easy scene. A floor under the quantizer
-        # (of 63), where it does not show, halves that; 26 left the fullest buffer at 1640 ms, 36 at 540.
-        "min-qp": "36",
-        "buf-sz": str(max(spec.buffer_ms, 20)),
+        "min-qp": str(min_qp),
+        # A first keyframe comes to one and a half to three times this much of the target.
+        "buf-initial-sz": "150",
+        "buf-optimal-sz": "600",
+        "buf-sz": str(max(spec.buffer_ms, 600)),
+        # It pays back what a large picture took more quickly, and is slower to spend it.
+        "overshoot-pct": "0",
+        "undershoot-pct": "100",
         "lp": "2",
     }
     return ":".join(f"{key}={value}" for key, value in parameters.items())

@@ -30,6 +30,10 @@ CPU_ENCODERS = {Codec.H264: "libx264", Codec.HEVC: "libx265", Codec.AV1: "libsvt
 TOP_BITRATE_720P30 = {Codec.H264: 3_500_000, Codec.HEVC: 2_300_000, Codec.AV1: 1_800_000}
 """Bits per second of an encoded `source` of 1280x720 at 30; others by the size to the power 0.75."""
 
+AV1_BUFFER_MS = 1000
+"""Of AV1 at least: with less SVT-AV1 has to leave pictures out of ordinary scenes. What counts for players, that no
+segment is far over its target, is seen to by `transcode.budget`."""
+
 TOP_RATE = Fraction(60)
 """Frames per second of an encoded `source`; a faster one is halved."""
 
@@ -355,7 +359,7 @@ def _encode(
         width=rung.width,
         height=rung.height,
         bitrate=bitrate,
-        buffer_ms=settings.buffer_ms,
+        buffer_ms=max(settings.buffer_ms, AV1_BUFFER_MS) if rung.codec is Codec.AV1 else settings.buffer_ms,
         profile="main" if rung.codec is not Codec.H264 or min(rung.width, rung.height) < 540 else "high",
         level=pick_level(rung.codec, rung.width, rung.height, rung.frame_rate or rung.max_rate, bitrate),
         sample_aspect=rung.sample_aspect,

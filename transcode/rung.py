@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 
 from media.clock import VIDEO_TIMESCALE
 from media.packet import Packet
+from transcode.budget import Budget, Floor
 from transcode.encoder import Coded, Colour, Encoder, EncoderError
 from transcode.output import Output
 from transcode.plan import VideoEncode
@@ -29,11 +30,10 @@ from transcode.scale import Scaler
 log = structlog.get_logger(__name__)
 
 BUFFERED = ("libx264", "libx265")
-"""Encoders that keep to `bufsize` themselves. SVT-AV1 4.1 in constant bitrate does not: where stills turn into noise it
-was measured at four times its target for a whole segment (bench/transcode.py --hard), and drivers promise nothing."""
+"""Encoders that keep to `bufsize` themselves; all others are kept to it by `transcode.budget`."""
 
-SETTLED_MS = 100
-"""Of the buffer, at the end of a segment of an encoder that has to be kept to it."""
+RENEWED = ("libsvtav1",)
+"""Encoders that are opened anew for each segment: their keyframes are far too large else (`transcode.budget`)."""
 
 QUEUE_PICTURES = 6
 """Decoded pictures that wait for one rung: enough to even out a slow IDR, few enough for memory and latency."""
@@ -76,13 +76,8 @@ class Rung(threading.Thread):
         self._timing: deque[tuple[int, int]] = deque()
         self._held: deque[Coded] = deque()
         self._min_step = 0
-        self._debt_bits = 0
-        self._paid_until = 0
-        self._usual_bits = 0
-        """Of a picture that is not an IDR: those of the last one."""
-        self._idr_pts = 0
-        self._segment = 2 * VIDEO_TIMESCALE
-        """Between the last two IDRs."""
+        self._budget = Budget(spec.bitrate, spec.buffer_ms)
+        self._floor = Floor()
         self.thin = 1
         """Keep only every so many pictures: raised while the worker sheds load."""
         rate = spec.frame_rate or spec.max_rate
@@ -130,7 +125,8 @@ class Rung(threading.Thread):
         self._close()
 
     def _take(self, shot: Shot) -> None:
-        if self._encoder is not None and not (shot.idr or self._owes_idr) and self._in_debt(shot.pts):
+        idr = shot.idr or self._owes_idr
+        if self._encoder is not None and not idr and not self._affordable(shot.pts):
             self.dropped += 1  # its time goes to the picture before
             self.position = shot.pts
             return
@@ -139,7 +135,8 @@ class Rung(threading.Thread):
             self._timing[-1] = (last[0], shot.pts - last[0])
             self.media_ticks += shot.pts - last[0]
             self._release()
-        idr = shot.idr or self._owes_idr
+        if idr:
+            self._begin_segment(shot.pts)
         if self._encoder is None and not (idr and self._open(shot.colour)):
             self.dropped += 1
             return
@@ -163,28 +160,28 @@ class Rung(threading.Thread):
         self.position = shot.pts
         self.frames += 1
 
-    def _in_debt(self, pts: int) -> bool:
-        """Whether one more picture like the last would overrun the buffer. An IDR may fill it; towards the end of its
-        segment only `SETTLED_MS` of it may be left, so that no segment is far over its target."""
-        if self._encoder is None or self._encoder.name in BUFFERED:
-            return False
-        rate = self.spec.bitrate
-        self._debt_bits = max(0, self._debt_bits - rate * max(0, pts - self._paid_until) // VIDEO_TIMESCALE)
-        self._paid_until = pts
-        left = max(0, self._segment - max(0, pts - self._idr_pts))
-        slack_ms = max(0, self.spec.buffer_ms - SETTLED_MS)
-        limit_ms = self.spec.buffer_ms - slack_ms + slack_ms * left // self._segment
-        if (self._debt_bits + self._usual_bits) * 1000 <= rate * limit_ms:
-            return False
-        # One large picture, as at a cut between scenes, must not stop all that come after it.
-        self._usual_bits = self._usual_bits * 3 // 4
-        return True
+    def _affordable(self, pts: int) -> bool:
+        return self._encoder is None or self._encoder.name in BUFFERED or self._budget.allows(pts)
+
+    def _begin_segment(self, pts: int) -> None:
+        """An IDR comes: an encoder that is opened anew for it hands over what it has, and is gone."""
+        if self._encoder is not None and self._encoder.name in RENEWED:
+            try:
+                self._keep(self._encoder.flush())
+            except EncoderError as error:
+                self._replace(error)
+            self._release()
+            self._encoder = None
+        left_out = self._budget.left_out
+        share = self._budget.begin(pts)
+        if share:
+            self._floor.learn(share, left_out)
 
     def _open(self, colour: Colour) -> bool:
         while self._candidates:
             name = self._candidates[0]
             try:
-                self._encoder = Encoder(self.spec, name, colour)
+                self._encoder = Encoder(self.spec, name, colour, min_qp=self._floor.qp)
             except EncoderError as error:
                 self._candidates.popleft()
                 self._output.notice("encoder_unusable", f"{self.spec.name}: {error.text}", name)
@@ -208,12 +205,7 @@ class Rung(threading.Thread):
 
     def _keep(self, coded: Iterable[Coded]) -> None:
         for packet in coded:
-            self._debt_bits += 8 * len(packet.data)
-            if not packet.keyframe:
-                self._usual_bits = 8 * len(packet.data)
-            elif packet.pts > self._idr_pts:
-                self._segment = packet.pts - self._idr_pts if self.frames else self._segment
-                self._idr_pts = packet.pts
+            self._budget.spend(8 * len(packet.data), keyframe=packet.keyframe)
             self._held.append(packet)
         self._release()
 

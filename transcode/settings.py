@@ -122,7 +122,7 @@ class TranscodeSettings(BaseModel):
         ge=100,
         le=4000,
         description="Size of the rate-control buffer (VBV) in milliseconds of the target bitrate. Smaller keeps every "
-        "segment nearer to its target; larger lets hard scenes look better.",
+        "segment nearer to its target; larger lets hard scenes look better. AV1 has 1000 at least.",
     )
     audio_bitrate: int = Field(
         default=128_000, ge=32_000, le=512_000, description="Bits per second of audio that has to be encoded."

@@ -1,0 +1,94 @@
+"""What an encoder without a buffer of its own may spend: pure, and with SVT-AV1 opened anew for each segment."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from media.track import Codec
+from transcode.budget import MAX_QP, MIN_QP, OVER_SHARE, START_QP, Budget, Floor
+from transcode.plan import VideoEncode
+from transcode.rung import Rung, Shot
+from transcode.scale import colour_of
+
+RATE, FRAME = 800_000, 3600
+USUAL = RATE // 25
+
+
+def segment(budget: Budget, number: int, sizes: list[int]) -> tuple[int, int]:
+    """(bits, pictures left out) of one that begins with an IDR of `sizes[0]`."""
+    start = number * len(sizes) * FRAME
+    budget.begin(start)
+    budget.spend(sizes[0], keyframe=True)
+    bits = sizes[0]
+    for n, size in enumerate(sizes[1:], 1):
+        if budget.allows(start + n * FRAME):
+            budget.spend(size, keyframe=False)
+            bits += size
+    return bits, budget.left_out
+
+
+def test_a_large_keyframe_and_a_large_picture_that_are_paid_back_cost_no_picture() -> None:
+    budget = Budget(RATE, 1000)
+    sizes = [int(0.6 * RATE)] + [USUAL * 6 // 10] * 49
+    sizes[45] = USUAL * 5
+    for number in range(5):
+        bits, left_out = segment(budget, number, sizes)
+        assert left_out == 0
+        assert bits == sum(sizes)
+
+
+@pytest.mark.parametrize("times", [1.2, 2, 5])
+def test_a_segment_is_never_far_over_its_target(times: float) -> None:
+    chance, budget = random.Random(3), Budget(RATE, 1000)
+    for number in range(20):
+        sizes = [int(0.4 * RATE)] + [int(USUAL * times * chance.uniform(0.5, 1.5)) for _ in range(49)]
+        bits, left_out = segment(budget, number, sizes)
+        assert left_out
+        assert bits <= 2 * RATE * (1 + OVER_SHARE) + max(sizes[1:]), "the last picture is not known before"
+
+
+def test_the_share_of_the_last_segment_is_told_at_the_next() -> None:
+    budget = Budget(RATE, 1000)
+    assert budget.begin(0) == 0
+    budget.spend(RATE, keyframe=True)
+    assert budget.begin(180_000) == 0.5
+    assert budget.begin(360_000) == 0
+
+
+def test_the_floor_rises_with_what_was_spent_and_left_out_and_keeps_within_bounds() -> None:
+    floor = Floor()
+    floor.learn(0.92, 0)
+    assert floor.qp == START_QP
+    floor.learn(0.5, 5)
+    risen = floor.qp
+    assert risen > START_QP
+    for _ in range(20):
+        floor.learn(2.0, 20)
+    assert floor.qp == MAX_QP
+    for _ in range(20):
+        floor.learn(0.01, 0)
+    assert floor.qp == MIN_QP
+
+
+def test_svtav1_opened_anew_for_each_segment_is_one_stream_without_a_hole(kit: Any) -> None:
+    spec = VideoEncode(
+        "r", 0, Codec.AV1, ("libsvtav1",), 320, 180, 400_000, 1000, frame_rate=Fraction(25), preset="13", threads=1
+    )
+    out = kit.Collected()
+    rung = Rung(spec, out)
+    rung.start()
+    for n, picture in enumerate(kit.pictures(6, Fraction(25), "320x180")):
+        picture.pts = n * FRAME
+        rung.offer(Shot(picture, n * FRAME, FRAME, n % 50 == 0, Fraction(1), colour_of(picture)))
+    rung.finish()
+    rung.join()
+    packets = out.packets["r"]
+    assert [p.pts for p in packets] == [n * FRAME for n in range(150)]
+    assert out.idrs("r") == [0, 180_000, 360_000]
+    assert len({p.track for p in packets}) == 1, "a sequence header that changes would break players"
+    assert not rung.dropped
+    assert len(kit.decode_video(packets)) == 150

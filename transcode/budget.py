@@ -1,0 +1,98 @@
+"""What an encoder may spend that does not keep to a buffer by itself, and how coarse it has to be to manage. Pure.
+
+SVT-AV1 4.1 in constant bitrate minds no buffer, and sizes a keyframe by the easy scene before it; drivers promise
+nothing. `Budget` says which pictures have to be left out so that a segment ends near its target. So that there are next
+to none, each segment of SVT-AV1 is the work of a new encoder, whose first keyframe keeps to what it is told, with the
+floor under its quantizer that `Floor` learns from the segments before.
+"""
+
+from __future__ import annotations
+
+import math
+
+from media.clock import VIDEO_TIMESCALE
+
+OVER_SHARE = 0.07
+"""Of a segment's target, by which it may be over: the promise is a tenth, and the last picture is not known before."""
+
+START_QP, MIN_QP, MAX_QP = 36, 24, 58
+"""Of SVT-AV1's 63. Under 24 nothing is to be seen, and a scene that changes in mid-segment costs more than it has."""
+AIM = 0.92
+"""Of the target: what a segment is to come to."""
+STEPS_PER_DOUBLING = 7
+"""Of the quantizer, for half the bits: measured 8 between 36 and 45."""
+
+
+class Budget:
+    """Bits spent in a segment, and in a buffer drained at the target. Times are pts in 90 kHz."""
+
+    def __init__(self, bitrate: int, buffer_ms: int) -> None:
+        self._bitrate = bitrate
+        self._buffer_bits = bitrate * buffer_ms // 1000
+        self._debt_bits = 0.0
+        self._paid_until = 0
+        self._segment_bits = 0
+        self._usual_bits = 0.0
+        """Of a picture that is not an IDR."""
+        self._idr_pts: int | None = None
+        self._segment = 2 * VIDEO_TIMESCALE
+        """Length of the last one."""
+        self.left_out = 0
+        """Pictures of this segment."""
+
+    def begin(self, pts: int) -> float:
+        """A segment starts with the IDR at `pts`. Returns what the last one came to, as a share of its target; 0 if
+        there was none."""
+        self._pay(pts)
+        bits, before = self._segment_bits, self._idr_pts
+        self._segment_bits = self.left_out = 0
+        self._idr_pts = pts
+        if before is None or pts <= before:
+            return 0.0
+        self._segment = pts - before
+        return bits * VIDEO_TIMESCALE / (self._bitrate * self._segment)
+
+    def spend(self, bits: int, *, keyframe: bool) -> None:
+        """A picture came out."""
+        self._debt_bits += bits
+        self._segment_bits += bits
+        if not keyframe:
+            self._usual_bits = (3 * self._usual_bits + bits) / 4 if self._usual_bits else bits
+
+    def allows(self, pts: int) -> bool:
+        """Whether there is room for the picture at `pts`, which is not an IDR; if not, it is counted as left out.
+
+        An IDR may fill the buffer; what it took is paid back until the segment's end.
+        """
+        self._pay(pts)
+        due = pts - (self._idr_pts or 0)
+        left = max(0.0, 1 - due / self._segment)
+        over = OVER_SHARE * self._bits_of(self._segment)
+        over += max(0.0, self._buffer_bits - over) * left
+        ahead = self._segment_bits - self._bits_of(due)
+        if self._debt_bits + self._usual_bits <= self._buffer_bits and ahead + self._usual_bits <= over:
+            return True
+        self.left_out += 1
+        self._usual_bits *= 0.9  # one large picture, as at a cut between scenes, must not stop all that come after it
+        return False
+
+    def _pay(self, pts: int) -> None:
+        self._debt_bits = max(0.0, self._debt_bits - self._bits_of(max(0, pts - self._paid_until)))
+        self._paid_until = pts
+
+    def _bits_of(self, ticks: int) -> float:
+        return self._bitrate * ticks / VIDEO_TIMESCALE
+
+
+class Floor:
+    """The least quantizer of the next segment."""
+
+    def __init__(self) -> None:
+        self.qp = START_QP
+
+    def learn(self, share: float, left_out: int) -> None:
+        """The last segment came to `share` of its target, with so many pictures left out."""
+        step = STEPS_PER_DOUBLING * math.log2(max(share, 0.05) / AIM)
+        if left_out:
+            step = max(step, 0.0) + min(4.0, left_out / 2)
+        self.qp = min(MAX_QP, max(MIN_QP, round(self.qp + max(-5.0, min(12.0, step)))))
