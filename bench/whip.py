@@ -1,0 +1,261 @@
+"""A browser publishes over WHIP: pictures sent and arrived, A/V offset of what viewers get, CPU of the core.
+
+    python bench/whip.py [--seconds 300] [--camera] [--loss 0.02] [--delay-ms 20] [--out FOLDER]
+
+Headless Chromium goes live from the page /publish to a real `headrace serve`. Its picture is
+passed through; only the sound is encoded, from Opus to AAC, in a worker whose CPU is not counted. By default its
+camera is a canvas that turns white while a tone sounds, once a second, so that the offset can be measured in the
+packaged segments (which are all fetched through the edge); with `--camera` it is Chromium's own fake device.
+
+`--loss` and `--delay-ms` put `tests/support/lossy_relay.py` between browser and server: the answer's candidates are
+changed on their way to the page, and the browser's own are kept from the server, so that there is no way around it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from hls_reader import Recording, frames, update, variants
+from lipsync import beeps, flashes
+from live_server import Server, new_server, wait_for
+from playwright.sync_api import Page, Route, sync_playwright
+
+SUPPORT = Path(__file__).parents[1] / "tests" / "support"
+TICK = os.sysconf("SC_CLK_TCK")
+SWITCHES = [
+    "--no-sandbox",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--autoplay-policy=no-user-gesture-required",
+]
+FLASH = """
+navigator.mediaDevices.getUserMedia = async () => {
+  const canvas = document.createElement("canvas");
+  canvas.width = 1280; canvas.height = 720;
+  const picture = canvas.getContext("2d");
+  const sound = new AudioContext({ sampleRate: 48000 });
+  await sound.resume();
+  const out = sound.createMediaStreamDestination();
+  const gain = new GainNode(sound, { gain: 0 });
+  const tone = new OscillatorNode(sound, { frequency: 1000 });
+  tone.connect(gain).connect(out);
+  tone.start();
+  let until = 0, next = performance.now() + 1000, count = 0;
+  setInterval(() => {
+    const now = performance.now();
+    if (now >= next) { next += 1000; until = now + 200; gain.gain.value = 0.5; }
+    if (now >= until) gain.gain.value = 0;
+    picture.fillStyle = now < until ? "white" : "black";
+    picture.fillRect(0, 0, 1280, 720);
+    for (let i = 0; i < 40; i++) {
+      picture.fillStyle = `hsl(${(count * 7 + i * 9) % 360} 90% 50%)`;
+      picture.fillRect((count * 11 + i * 31) % 1280, 560 + (i * 37) % 150, 30, 20);
+    }
+    count++;
+  }, 33);
+  const stream = canvas.captureStream(30);
+  stream.addTrack(out.stream.getAudioTracks()[0]);
+  return stream;
+};
+"""
+STATISTICS = """async () => {
+  for (const sender of headrace.session.pc.getSenders()) sender.track?.stop();
+  await new Promise((done) => setTimeout(done, 500));
+  const found = {};
+  for (const report of (await headrace.session.pc.getStats()).values())
+    if (report.type === "outbound-rtp" && report.kind === "video")
+      for (const name of ["framesSent", "framesEncoded", "packetsSent", "retransmittedPacketsSent", "bytesSent",
+                          "pliCount", "nackCount", "qualityLimitationReason", "frameWidth", "frameHeight",
+                          "encoderImplementation"])
+        found[name] = report[name];
+  return found;
+}"""
+
+
+@contextlib.contextmanager
+def relays(page: Page, arguments: argparse.Namespace) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A lossy relay in front of each candidate that the server answers with."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def before(port: str) -> int:
+        command = [sys.executable, str(SUPPORT / "lossy_relay.py"), f"--to=127.0.0.1:{port}"]
+        command += [f"--loss={arguments.loss}", f"--delay-ms={arguments.delay_ms}", "--seed=1"]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert started[-1].stdout is not None
+        return int(json.loads(started[-1].stdout.readline())["port"])
+
+    def post(route: Route) -> None:
+        if route.request.method != "POST":
+            route.continue_()
+            return
+        offer = re.sub(r"a=candidate:.*\r\n", "", route.request.post_data or "")
+        answer = route.fetch(post_data=offer)
+        ports = {port: before(port) for port in set(re.findall(r"127\.0\.0\.1 (\d+) typ host", answer.text()))}
+        changed = re.sub(r"127\.0\.0\.1 (\d+) typ host", lambda m: f"127.0.0.1 {ports[m[1]]} typ host", answer.text())
+        route.fulfill(response=answer, body=changed)
+
+    def patch(route: Route) -> None:
+        if route.request.method == "PATCH":
+            route.fulfill(status=204)
+        else:
+            route.continue_()
+
+    try:
+        if arguments.loss or arguments.delay_ms:
+            page.route("**/whip", post)
+            page.route("**/whip/*", patch)
+        yield started
+    finally:
+        for relay in started:
+            relay.kill()
+            relay.wait()
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def with_sound(server: Server) -> str:
+    text = server.playlist("/live/camera/index.m3u8")
+    return text if "TYPE=AUDIO" in text or "opus" in text.lower() else ""
+
+
+def record(server: Server, recordings: dict[str, Recording]) -> None:
+    for uri, recording in recordings.items():
+        update(recording, server, f"{server.edge}/live/camera/{uri}")
+
+
+def offsets_ms(video: list[Path], audio: list[Path]) -> list[float]:
+    """For each flash, how much later its beep is."""
+    heard = sorted(at for path in audio for at in beeps(path))
+    seen = sorted(at for path in video for at in flashes(path))
+    pairs = [(at, min(heard, key=lambda other: abs(other - at))) for at in seen] if heard else []
+    return [(beep - flash) * 1000 for flash, beep in pairs if abs(beep - flash) < 0.33]
+
+
+def run(server: Server, page: Page, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    assert server.process is not None
+    key = server.cli("stream", "add", "camera", "--set", "reconnect_window_s=1")["key"]
+    pid = server.process.pid
+    at, began = cpu_s(pid), time.monotonic()
+    page.goto(f"{server.api}/publish")
+    page.wait_for_selector("#hint", state="hidden")
+    idle = (cpu_s(pid) - at) / (time.monotonic() - began)
+    page.fill("#key", key)
+    page.click("#go")
+    page.wait_for_selector("#state[data-state=live]", timeout=30_000)
+    try:
+        text = wait_for(lambda: with_sound(server), 15, "picture and sound are on air")
+    except AssertionError:
+        print(server.playlist("/live/camera/index.m3u8"), server.text())
+        raise
+    video, audio = variants(text)
+    recordings = {uri: Recording() for uri in (video[0].uri, *(rendition.uri for rendition in audio))}
+    at, began = cpu_s(pid), time.monotonic()
+    health: dict[str, Any] = {}
+    while time.monotonic() - began < arguments.seconds:
+        page.wait_for_timeout(2000)
+        record(server, recordings)
+        health = next(b for b in server.admin("/v1/broadcasts") if b["stream"] == "camera")
+    busy = (cpu_s(pid) - at) / (time.monotonic() - began)
+    sent = page.evaluate(STATISTICS)
+    page.click("#go")
+    page.wait_for_selector("#state[data-state=idle]")
+
+    def over() -> bool:
+        record(server, recordings)
+        return all(recording.ended for recording in recordings.values())
+
+    wait_for(over, 30, "the playlists end")
+    files = {uri: recording.files(folder / uri.replace("/", "-")) for uri, recording in recordings.items()}
+    pictures = [frame for path in files[video[0].uri] for frame in frames(path, "v")]
+    times = sorted(frame.pts for frame in pictures)
+    keys = [frame.pts for frame in pictures if frame.key]
+    sounds = files[audio[0].uri] if audio else files[video[0].uri]
+    found = [] if arguments.camera else offsets_ms(files[video[0].uri], sounds)
+    fifth = max(1, len(found) // 5)
+    line = next((t for t in server.text().splitlines() if "whip_closed" in t), "")
+    return {
+        "seconds": arguments.seconds,
+        "loss": arguments.loss,
+        "sent": sent,
+        "pictures_in_segments": len(pictures),
+        "discontinuities": sum(len(recording.discontinuities) for recording in recordings.values()),
+        "longest_gap_ms": round(1000 * max(b - a for a, b in itertools.pairwise(times))),
+        "keyframe_interval_s": [round(v, 2) for v in spread([b - a for a, b in itertools.pairwise(keys)])],
+        "av_offset_ms": [round(v, 1) for v in spread(found)] if found else None,
+        "av_offset_first_and_last_fifth_ms": [
+            round(statistics.median(part), 1) for part in (found[:fifth], found[-fifth:]) if part
+        ],
+        "flashes": len(found),
+        "core_percent": round(100 * busy, 2),
+        "core_idle_percent": round(100 * idle, 2),
+        "megabits": round(sent["bytesSent"] * 8 / 1e6 / arguments.seconds, 2),
+        "health": health.get("health"),
+        "closed": line,
+    }
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Lowest, median, highest."""
+    return (min(values), statistics.median(values), max(values)) if values else (0.0, 0.0, 0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--camera", action="store_true", help="Chromium's fake device instead of flash and beep")
+    parser.add_argument("--loss", type=float, default=0.0)
+    parser.add_argument("--delay-ms", type=float, default=0.0, help="each way")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        server = new_server(
+            folder / "data",
+            transcode__ladder="none",
+            transcode__warm_spare="false",
+            whip__addresses='["127.0.0.1"]',
+        )
+        server.start()
+        try:
+            with sync_playwright() as driver:
+                browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=SWITCHES)
+                page = browser.new_page()
+                if not arguments.camera:
+                    page.add_init_script(FLASH)
+                with relays(page, arguments) as started:
+                    result = run(server, page, arguments, folder)
+                    for relay in started:
+                        assert relay.stdin is not None
+                        assert relay.stdout is not None
+                        relay.stdin.write(b"stats\n")
+                        relay.stdin.flush()
+                        result.setdefault("road", []).append(json.loads(relay.stdout.readline()))
+                browser.close()
+        finally:
+            server.stop()
+    print(json.dumps(result, indent=1))
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "whip.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
