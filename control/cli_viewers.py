@@ -80,5 +80,10 @@ def _rotate(
 
 def _keys(settings: Settings) -> Path:
     if settings.edge.token_keys is None:
-        raise Refused("Set edge.token_keys to the file for the signing keys first.", slug="no_token_keys")
+        raise Refused(
+            "Viewer tokens are off: in [edge] of headrace.toml, set token_keys to a file for their signing keys "
+            '(token_keys = "viewer-keys.json") and, where every stream wants one, token_required = true. Then make the '
+            "first key with `headrace viewer rotate`, and start the server again.",
+            slug="no_token_keys",
+        )
     return settings.edge.token_keys

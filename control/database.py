@@ -93,6 +93,9 @@ class Database:
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
         try:
             await self._migrate(self._engine)
+        except DatabaseError:
+            await self.close()
+            raise
         except (SQLAlchemyError, OSError) as error:
             await self.close()
             # Without SQLAlchemy's link to its manual, which explains nothing here.
@@ -115,8 +118,15 @@ class Database:
 
     async def _migrate(self, engine: AsyncEngine) -> None:
         async with engine.connect() as connection:
-            if await connection.run_sync(_revision) == HEAD:
-                return
+            found = await connection.run_sync(_revision)
+        if found == HEAD:
+            return
+        if found is not None and found > HEAD:  # revisions are numbers of one width
+            raise DatabaseError(
+                f"The database {self.shown_url} was written by a newer Headrace (schema {found}, this one knows "
+                f"{HEAD}): start that version again, or restore the copy from before the upgrade.",
+                slug="database_newer",
+            )
         with contextlib.ExitStack() as stack:
             if self._lock is not None:
                 await asyncio.to_thread(stack.enter_context, _locked(self._lock))

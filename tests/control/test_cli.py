@@ -248,6 +248,18 @@ def test_a_run_file_of_a_killed_server_does_not_count(tmp_path: Path) -> None:
     assert not (data / "run.json").exists()
 
 
+def test_links_for_viewers_as_told_where_there_are_no_keys_yet(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="set token_keys"):
+        text("viewer", "token", "studio")
+    (tmp_path / "headrace.toml").write_text('[edge]\ntoken_keys = "viewer-keys.json"\n')
+    with pytest.raises(Refused, match="`headrace viewer rotate`"):
+        text("viewer", "token", "studio")
+    assert "viewer-keys.json" in text("viewer", "rotate")
+    made = answer("viewer", "token", "studio", "--expires", "2h")
+    assert made["watch"] == f"http://live.example.org:8080/t/{made['token']}/watch/studio"
+    assert "headrace viewer revoke" in text("viewer", "token", "studio")
+
+
 def test_check_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checks, "clock_offset_s", lambda _server: 12.0)
     with socket.create_server(("127.0.0.1", 0)) as sock:

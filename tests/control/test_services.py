@@ -16,6 +16,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from control.credentials import REDACTED, hash_key, make_token, new_key, parse_token
@@ -374,6 +375,17 @@ async def test_a_database_that_cannot_be_used_is_told(tmp_path: Path, url: str) 
             await asyncio.to_thread(thread.join, 10)
 
 
+async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    database = Database.in_folder(tmp_path)
+    await database.open()
+    async with database.session() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await database.close()
+    with pytest.raises(DatabaseError, match=r"newer Headrace \(schema 9999, this one knows \d+\)") as caught:
+        await database.open()
+    assert caught.value.slug == "database_newer"
+
+
 async def test_a_password_in_the_url_is_not_shown(tmp_path: Path) -> None:
     assert "geheim" not in Database.in_folder(tmp_path, "postgresql+asyncpg://me:geheim@host/db").shown_url
 
@@ -389,12 +401,12 @@ def test_secret_files_are_private_and_stay(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=200) | st.from_regex(r"hrt_[k0-9a-z.]{0,80}", fullmatch=True))
-def test_parsing_a_token_never_fails_otherwise(text: str) -> None:
+def test_parsing_a_token_never_fails_otherwise(credential: str) -> None:
     try:
-        token = parse_token(text)
+        token = parse_token(credential)
     except ProtocolError:
         return
-    assert token is None or text.startswith("hrt_")
+    assert token is None or credential.startswith("hrt_")
 
 
 def test_what_the_log_masks_covers_every_credential() -> None:
