@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Annotated
 
 import typer
@@ -23,6 +24,8 @@ def _lint(
     """Follow an HLS or LL-HLS stream like several players at once; status 1 where it breaks a MUST."""
     from control.lint import run
 
+    if not as_json and sys.stderr.isatty():
+        typer.echo(f"Following it for {seconds:.0f} s.", err=True)
     report = asyncio.run(run(url, seconds))
     if as_json:
         say_json(report.as_json())

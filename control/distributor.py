@@ -170,7 +170,7 @@ class Distributor:
         if self._leaving is not None:
             self._leaving.cancel()
             self._leaving = None
-        self.presentation.declare([*self.plan.renditions, *leaving])
+        self.presentation.declare([*self.plan.renditions, *leaving], [r.name for r in leaving])
         if leaving:
             self._leaving = asyncio.get_running_loop().call_later(LEAVE_S, self._left)
 

@@ -86,8 +86,8 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Complete segments that follow each other without a hole, are equally long, and lie in one stretch between
-    discontinuities; all gaps or none. A long window is told by few of them."""
+    """Complete segments that follow each other without a hole, are equally long, have one header, and lie in one
+    stretch between discontinuities; all gaps or none. A long window is told by few of them."""
 
     first: Segment
     """Without its parts: a run must not keep bytes in memory."""
@@ -110,6 +110,7 @@ class Run:
             segment.msn == one.msn + self.count
             and segment.start == self.end
             and (segment.duration, segment.timescale, segment.gap) == (one.duration, one.timescale, one.gap)
+            and (segment.init is one.init or (segment.init and segment.init.name) == (one.init and one.init.name))
             and segment.boundary.discontinuities == self.era
         )
 

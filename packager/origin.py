@@ -149,11 +149,8 @@ class Origin:
         return replies.not_found("There is nothing here.")
 
     def _patch(self, presentation: Presentation, published_ms: int) -> Reply:
-        """What has changed since that MPD; the whole MPD where that is not known any more, or too much has: dash.js 5
-        and Shaka take either here, and an error would end dash.js."""
+        """What has changed since that MPD."""
         body, target_s = render.mpd_patch(presentation, published_ms), presentation.settings.segment_s
-        if body is None:
-            return replies.fresh(render.mpd(presentation), replies.MPD, _etag(presentation, "d"), target_s)
         return replies.fresh(body, replies.PATCH, _etag(presentation, f"d{published_ms}"), target_s)
 
     async def _playlist(self, presentation: Presentation, name: str, query: bytes) -> Reply:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -76,6 +76,8 @@ class Presentation(View):
         self._lanes: dict[str, Video | Audio] = {}
         self._audio: list[tuple[str, Audio]] = []
         self._lockstep: Lockstep | None = None
+        self._leaving: dict[str, int] = {}
+        """Renditions that end, with the number of their last segment."""
         self._published = 0
         self._measured = False
         """Whether the grid is certain: a picture has come, or parts are out."""
@@ -83,12 +85,15 @@ class Presentation(View):
 
     # -- what the composer tells ------------------------------------------------------------------------------
 
-    def declare(self, renditions: Sequence[Rendition]) -> None:
+    def declare(self, renditions: Sequence[Rendition], leaving: Collection[str] = ()) -> None:
         """Say which renditions to expect. Again after a reconnect or a new plan: those that are no longer named
-        disappear from the multivariant playlist, and their own playlists go on with gaps."""
+        disappear from the multivariant playlist, and their own playlists go on with gaps. `leaving`: names of those
+        that end with the segment which is open now."""
         if self._grid is None:
             self._grid = choose(self.settings.part_s, self.settings.segment_s, renditions)
         self.renditions = tuple(renditions)
+        newest = self._cuts.last.msn if self._cuts.last else -1
+        self._leaving = {name: self._leaving.get(name, newest) for name in leaving}
         steps = self._steps()
         for rendition in renditions:
             known = self._lanes.get(rendition.name)
@@ -329,6 +334,14 @@ class Presentation(View):
                 shelf.expire(now)
 
     # -- inside -----------------------------------------------------------------------------------------------
+
+    def goes_on(self) -> dict[str, float]:
+        """Renditions of which more is expected, with the number of their last segment; infinite where none is known."""
+        return {
+            r.name: self._leaving.get(r.name, math.inf)
+            for r in self.renditions
+            if r.name in self._lanes and not self._lanes[r.name].lost
+        }
 
     def _steps(self) -> Lockstep:
         if self._lockstep is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
+from media.rendition import Rendition
 from media.track import Kind
 from packager import storyboard as board
 from packager.dash import mpd as dash
 from packager.dash import patch as dash_patch
+from packager.dash.periods import Period
 from packager.grid import nominal_rate
 from packager.hls import iframes
 from packager.hls import media_playlist as hls
@@ -72,16 +75,16 @@ def mpd(presentation: Presentation) -> bytes:
     if body is None:
         facts = dash.Facts(
             start_us=presentation.start_us,
-            eras=presentation.eras,
             published_us=presentation.published_us,
             part_length=presentation.part_length,
             latency_s=presentation.settings.latency_target_s,
             ended=presentation.ended,
             schemes=tuple(presentation.events.schemes),
+            place=presentation.periods.place,
             id=presentation.epoch,
             patch=f"patch-{presentation.epoch}-{presentation.published_us // 1000}.mpp",
         )
-        body = presentation.rendered["mpd"] = dash.render(entries(presentation), presentation.listed, facts)
+        body = presentation.rendered["mpd"] = dash.render(_periods(presentation), presentation.listed, facts)
         if not presentation.ended:
             presentation.bases[presentation.published_us // 1000] = body
             while len(presentation.bases) > MAX_BASES:
@@ -89,22 +92,39 @@ def mpd(presentation: Presentation) -> bytes:
     return body
 
 
+def _periods(presentation: Presentation) -> Sequence[Period]:
+    """Also of renditions that are no longer declared: what was made of them stays in its Period."""
+    declared = presentation.renditions
+    names = {r.name for r in declared}
+    gone = [w.rendition for n, w in presentation.listed.items() if n not in names]
+    return presentation.periods.update(
+        _entries(presentation, (*declared, *gone)),
+        presentation.listed,
+        presentation.goes_on(),
+        presentation.cut_at,
+        presentation.eras,
+        presentation.start_us,
+    )
+
+
 MAX_BASES = 64
 """MPDs from which a patch can be made: half a minute of two a second, which is as often as caches ask."""
 
 
-def mpd_patch(presentation: Presentation, published_ms: int) -> bytes | None:
-    """From the MPD of that publishTime to the newest one; None where the whole MPD is to be given instead."""
+def mpd_patch(presentation: Presentation, published_ms: int) -> bytes:
+    """From the MPD of that publishTime to the newest one; where there is none, what makes a player ask for that."""
     newest = mpd(presentation)
     base = presentation.bases.get(published_ms)
-    if base is None or base is newest or presentation.ended:
-        return None
     key = ("patch", published_ms)
     body = presentation.rendered.get(key)
     if body is None:
-        old, new = dash_patch.take_apart(base.decode()), dash_patch.take_apart(newest.decode())
-        body = presentation.rendered[key] = dash_patch.patch(old, new, presentation.epoch) or b""
-    return body or None
+        made = None
+        if base is not None and not presentation.ended:
+            old, new = dash_patch.take_apart(base.decode()), dash_patch.take_apart(newest.decode())
+            made = dash_patch.patch(old, new, presentation.epoch)
+        body = made or dash_patch.inapplicable(presentation.epoch, presentation.published_us)
+        presentation.rendered[key] = body
+    return body
 
 
 JOIN_SEGMENTS = 3
@@ -117,7 +137,7 @@ def entries(presentation: Presentation) -> list[master.Entry]:
     A video rendition that has only gaps where a player joins (a rung that was shed) is not offered while another
     one is whole: players that know no EXT-X-GAP, ffmpeg among them, would fail to open the stream.
     """
-    found = _entries(presentation)
+    found = _entries(presentation, presentation.renditions)
     whole = [e for e in found if not _absent(presentation.listed[e.rendition.name])]
     has_video = any(e.rendition.kind is Kind.VIDEO for e in whole)
     return [e for e in found if e in whole or e.rendition.kind is Kind.AUDIO or not has_video]
@@ -127,10 +147,10 @@ def _absent(window: Window) -> bool:
     return all(segment.gap for segment in window.shown[-JOIN_SEGMENTS:])
 
 
-def _entries(presentation: Presentation) -> list[master.Entry]:
+def _entries(presentation: Presentation, renditions: Sequence[Rendition]) -> list[master.Entry]:
     found = []
     windows = presentation.listed
-    for order, rendition in enumerate(presentation.renditions):
+    for rendition in renditions:
         window, track = windows.get(rendition.name), presentation.track(rendition.name)
         if window is None or track is None or not window.shown:
             continue
@@ -138,7 +158,7 @@ def _entries(presentation: Presentation) -> list[master.Entry]:
         rate = nominal_rate(rendition, track) or _measured(window)
         peak, average = rates.peak(window.current), rates.average(window.current)
         pictures = iframes.peak(window) if rendition.kind is Kind.VIDEO else 0
-        found.append(master.Entry(rendition, track, peak, average, rate, order, pictures))
+        found.append(master.Entry(rendition, track, peak, average, rate, pictures))
     return found
 
 

@@ -15,6 +15,7 @@ from fractions import Fraction
 from media.rendition import Rendition
 from media.track import Kind, Track
 from packager.cuts import Cuts
+from packager.dash.periods import Periods
 from packager.events import Events
 from packager.grid import Grid
 from packager.hls.media_playlist import SKIP_UNTIL_TARGETS
@@ -54,6 +55,7 @@ class View:
         self.shelves: dict[str, Shelf] = {}
         self.rendered: dict[object, bytes] = {}
         """Playlists made from the current version, shared by all who ask; emptied with each publication."""
+        self.periods = Periods()
         self.bases: dict[int, bytes] = {}
         """MPDs of late by publishTime in milliseconds, for patches."""
         self.on_demand: Callable[[str], None] = lambda rendition_name: None
@@ -97,6 +99,10 @@ class View:
     def eras(self) -> dict[int, Boundary]:
         """For each discontinuity number the cut that opened it."""
         return self._cuts.eras
+
+    def cut_at(self, msn: int) -> Boundary | None:
+        """The cut of that number, if it is still remembered."""
+        return self._cuts.get(msn)
 
     @property
     def windows(self) -> dict[str, Window]:

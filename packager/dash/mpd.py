@@ -1,27 +1,29 @@
 """Renders the MPD over the same segments as HLS: one manifest for low-latency and ordinary DASH players.
 
-`$Number$` with a SegmentTimeline; one Period for each stretch between discontinuities, whose start and
-presentationTimeOffset come from the cut that opened it and so never change; availabilityTimeOffset with chunked
-delivery of the segment in the making. When the broadcast has ended the MPD is static.
+`$Number$` with a SegmentTimeline; Periods as `periods` tells them, whose start and presentationTimeOffset come from
+the cut that opened them and so never change; availabilityTimeOffset with chunked delivery of the segment in the
+making. When the broadcast has ended the MPD is static.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from xml.sax.saxutils import quoteattr
 
 from media.clock import VIDEO_TIMESCALE, rescale
 from media.track import Codec, Kind
-from packager.dash.timeline import eras_of, runs_of
+from packager.dash.periods import Period
+from packager.dash.timeline import foretold, runs_of
 from packager.hls.multivariant import Entry
 from packager.hls.text import instant
-from packager.model import Boundary, Run, Window
+from packager.model import Run, Window
 
 UTC_TIMING = '<UTCTiming schemeIdUri="urn:mpeg:dash:utc:http-iso:2014" value="time"/>'
 """Our own clock; without one dash.js asks a public server."""
 
+_CONTINUITY = "urn:mpeg:dash:period-continuity:2015"
 _CHANNELS = "urn:mpeg:dash:23003:3:audio_channel_configuration:2011"
 _VIDEO_SETS = {Codec.H264: 1, Codec.HEVC: 2, Codec.AV1: 3}
 _AUDIO_SETS = 100
@@ -39,8 +41,6 @@ class Facts:
 
     start_us: int
     """availabilityStartTime: wall clock of the first cut. Never changes."""
-    eras: Mapping[int, Boundary]
-    """For each discontinuity number the cut that opened it."""
     published_us: int
     part_length: Fraction
     """Seconds."""
@@ -52,6 +52,8 @@ class Facts:
     """Where a patch from this MPD to the newest one can be had; empty for nowhere."""
     schemes: tuple[tuple[str, str], ...] = ()
     """Timed events that the segments may carry: (scheme, value)."""
+    place: Callable[[str], int] = lambda rendition_name: 0
+    """A number for each audio rendition, for the id of its AdaptationSet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +65,21 @@ class _Set:
     entries: list[Entry]
 
 
-def render(entries: Sequence[Entry], windows: Mapping[str, Window], facts: Facts) -> bytes:
-    """The MPD as UTF-8. Every entry has a window."""
+def render(told: Sequence[Period], windows: Mapping[str, Window], facts: Facts) -> bytes:
+    """The MPD as UTF-8."""
     target_s = next(iter(windows.values())).target_s if windows else 2
-    shown: set[int] = set().union(*(eras_of(windows[e.rendition.name]) for e in entries))
-    eras = sorted(shown & set(facts.eras))
     periods: list[str] = []
     total = Fraction(0)
-    for position, era in enumerate(eras):
-        following = eras[position + 1] if position + 1 < len(eras) else None
-        found = _period(entries, windows, facts, era, following, begin=total)
-        if found is not None:
-            periods.append(found[0])
-            total += found[1]
+    before: _Shown | None = None
+    for position, period in enumerate(told):
+        following = told[position + 1] if position + 1 < len(told) else None
+        shown = _shown(period, following, windows)
+        if not shown.runs:
+            continue
+        text, length = _period(shown, before, windows, facts, begin=total)
+        periods.append(text)
+        total += length
+        before = shown
     head = ['<?xml version="1.0" encoding="UTF-8"?>', _root(facts, windows, target_s, total)]
     if not facts.ended:
         if facts.patch:
@@ -109,66 +113,92 @@ def _root(facts: Facts, windows: Mapping[str, Window], target_s: int, total: Fra
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What is there now of a Period."""
+
+    period: Period
+    following: Period | None
+    runs: dict[str, list[Run]]
+    """By rendition; of those alone that have something."""
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [e for e in self.period.entries if e.rendition.name in self.runs]
+
+
+def _shown(period: Period, following: Period | None, windows: Mapping[str, Window]) -> _Shown:
+    found: dict[str, list[Run]] = {}
+    for name, init in period.inits.items():
+        window = windows.get(name)
+        if window is None:
+            continue
+        runs = runs_of(window, init, period.cut.msn, period.until)
+        if not runs and not window.ended:
+            runs = foretold(window, period.cut)
+        if runs:
+            found[name] = runs
+    return _Shown(period, following, found)
+
+
 def _period(
-    entries: Sequence[Entry],
-    windows: Mapping[str, Window],
-    facts: Facts,
-    era: int,
-    following: int | None,
-    *,
-    begin: Fraction,
-) -> tuple[str, Fraction] | None:
-    """The Period and its length in seconds (of what is listed); None where nothing of it is left."""
-    listed = {e.rendition.name: runs_of(windows[e.rendition.name], era) for e in entries}
-    shown = [e for e in entries if listed[e.rendition.name]]
-    if not shown:
-        return None
-    opened = facts.eras[era]
-    origin = opened.pts
-    ends = [_end(listed[e.rendition.name][-1]) for e in shown]
+    shown: _Shown, before: _Shown | None, windows: Mapping[str, Window], facts: Facts, *, begin: Fraction
+) -> tuple[str, Fraction]:
+    """The Period and its length in seconds (of what is listed)."""
+    period, following = shown.period, shown.following
+    origin = period.cut.pts
     if facts.ended:  # a recording: it starts with what is left
-        firsts = [listed[e.rendition.name][0].first.boundary.pts for e in shown]
-        origin = min(firsts)
-        start = begin
-        length = max(ends) - Fraction(origin, VIDEO_TIMESCALE)
-        times = f'start="{_duration(start)}" duration="{_duration(length)}"'
+        origin = min(runs[0].first.boundary.pts for runs in shown.runs.values())
+    zero = Fraction(origin, VIDEO_TIMESCALE)
+    ends = [Fraction(runs[-1].end, runs[-1].first.timescale) for runs in shown.runs.values()]
+    length = max(ends) - zero
+    if following is not None and following.follows:
+        length = Fraction(following.cut.pts, VIDEO_TIMESCALE) - zero
+    if facts.ended:
+        times = f'start="{_duration(begin)}" duration="{_duration(length)}"'
     else:
-        start = Fraction(opened.wall_us - facts.start_us, 1_000_000)
-        length = max(ends) - Fraction(origin, VIDEO_TIMESCALE)
-        times = f'start="{_duration(start)}"'
-        if following is not None:
+        times = f'start="{_duration(period.start_s)}"'
+        if following is not None and not following.follows:
             # Where a publisher was away, media ends before the next Period starts. dash.js 5 asks for that next one
             # only after the last segment has reached the end of this one; a few milliseconds short are enough to wait
             # for ever, hence the end that comes first.
-            whole = min(end for end in ends if end > max(ends) - SPREAD_S) - Fraction(origin, VIDEO_TIMESCALE)
-            away = Fraction(facts.eras[following].wall_us - opened.wall_us, 1_000_000) - whole
-            if away > SPREAD_S:
+            whole = min(end for end in ends if end > max(ends) - SPREAD_S) - zero
+            if following.start_s - period.start_s - whole > SPREAD_S:
                 times += f' duration="{_duration(Fraction(int(whole * 1000), 1000))}"'
-    lines = [f'<Period id="p{era}" {times}>']
-    for group in _sets(shown):
-        lines += _adaptation_set(group, windows, listed, facts, opened, origin)
+    lines = [f'<Period id="{period.id}" {times}>']
+    for group in _sets(shown.entries, facts):
+        lines += _adaptation_set(group, windows, shown, facts, origin, _continues(group, shown, before))
     lines.append("</Period>")
     return "\n".join(lines), length
 
 
-def _sets(entries: Sequence[Entry]) -> list[_Set]:
+def _sets(entries: Sequence[Entry], facts: Facts) -> list[_Set]:
     sets: dict[int, _Set] = {}
     for entry in entries:
         if entry.rendition.kind is Kind.VIDEO:
             number = _VIDEO_SETS.get(entry.track.codec, 9)
         else:
-            number = _AUDIO_SETS + entry.order
+            number = _AUDIO_SETS + facts.place(entry.rendition.name)
         sets.setdefault(number, _Set(number, entry.rendition.kind, [])).entries.append(entry)
     return list(sets.values())
+
+
+def _continues(group: _Set, shown: _Shown, before: _Shown | None) -> str:
+    """Id of the Period before where the set goes on from it: no other header is needed (ISO/IEC 23009-1 5.3.2.4)."""
+    if before is None or before.following is not shown.period or not shown.period.follows:
+        return ""
+    old, new = before.period.inits, shown.period.inits
+    shared = [e.rendition.name for e in group.entries if e.rendition.name in before.runs]
+    return before.period.id if shared and all(old[name] == new[name] for name in shared) else ""
 
 
 def _adaptation_set(
     group: _Set,
     windows: Mapping[str, Window],
-    listed: Mapping[str, list[Run]],
+    shown: _Shown,
     facts: Facts,
-    opened: Boundary,
     origin: int,
+    continues: str,
 ) -> list[str]:
     first = group.entries[0]
     rendition, track = first.rendition, first.track
@@ -182,7 +212,9 @@ def _adaptation_set(
     lines = [f"<AdaptationSet {attributes}>"]
     if not video:
         lines.append(f'<AudioChannelConfiguration schemeIdUri="{_CHANNELS}" value="{max(1, track.channels)}"/>')
-    if video or not any(w.rendition.kind is Kind.VIDEO for w in windows.values()):
+    if continues:
+        lines.append(f'<SupplementalProperty schemeIdUri="{_CONTINUITY}" value="{continues}"/>')
+    if video or not any(e.rendition.kind is Kind.VIDEO for e in shown.entries):
         lines += [
             f"<InbandEventStream schemeIdUri={quoteattr(scheme)}{f' value={quoteattr(value)}' if value else ''}/>"
             for scheme, value in facts.schemes
@@ -191,9 +223,10 @@ def _adaptation_set(
         lines.append(f"<Label>{_text(rendition.label)}</Label>")
     early = ""
     if not facts.ended:
+        opened_us = facts.start_us + int(shown.period.start_s * 1_000_000)
         lines.append(
             f'<ProducerReferenceTime id="{group.id}" inband="true" type="captured"'
-            f' wallClockTime="{instant(opened.wall_us)}" presentationTime="{offset}">'
+            f' wallClockTime="{instant(opened_us)}" presentationTime="{offset}">'
             f"{UTC_TIMING}</ProducerReferenceTime>"
         )
         early = f' availabilityTimeOffset="{_decimal(target - facts.part_length)}" availabilityTimeComplete="false"'
@@ -206,7 +239,7 @@ def _adaptation_set(
         f' media="$RepresentationID$/seg-{epoch}-$Number$.m4s"{early}/>'
     )
     for entry in group.entries:
-        lines += _representation(entry, windows[entry.rendition.name], listed[entry.rendition.name], offset)
+        lines += _representation(entry, windows[entry.rendition.name], shown.runs[entry.rendition.name], offset)
     lines.append("</AdaptationSet>")
     return lines
 
@@ -240,10 +273,6 @@ def _representation(entry: Entry, window: Window, runs: list[Run], offset: int) 
         end = run.end
     lines.append("</SegmentTimeline></SegmentTemplate></Representation>")
     return lines
-
-
-def _end(run: Run) -> Fraction:
-    return Fraction(run.end, run.first.timescale)
 
 
 def _duration(seconds: Fraction) -> str:

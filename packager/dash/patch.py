@@ -1,8 +1,8 @@
 """MPD patches (ISO/IEC 23009-1 5.15; RFC 5261): from an MPD that a player has to the newest one, in a few lines.
 
 Works on two texts that `packager.dash.mpd` has written, and on nothing else. What may differ between them is attributes
-in `_VOLATILE` and the entries of the SegmentTimelines; where anything else does, there is no patch, and the player is
-given the whole MPD.
+in `_VOLATILE` and the entries of the SegmentTimelines; where anything else does, there is no patch (`inapplicable`),
+and the player asks for the whole MPD.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from packager.hls.text import instant
+
+_NAMESPACE = "urn:mpeg:dash:schema:mpd-patch:2020"
 _VOLATILE = "publishTime|timeShiftBufferDepth|maxSegmentDuration|bandwidth|startNumber"
 _ATTRIBUTE = re.compile(rf' ({_VOLATILE})="([^"]*)"')
 _TAG = re.compile(r"<(/?)([A-Za-z]+)((?: [\w:]+=\"[^\"]*\")*)(/?)>")
@@ -80,7 +83,7 @@ def patch(old: Snapshot, new: Snapshot, mpd_id: str) -> bytes | None:
     time = "/MPD/@publishTime"
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
-        f'<Patch xmlns="urn:mpeg:dash:schema:mpd-patch:2020" mpdId="{mpd_id}"'
+        f'<Patch xmlns="{_NAMESPACE}" mpdId="{mpd_id}"'
         f' originalPublishTime="{old.attributes[time]}" publishTime="{new.attributes[time]}">',
     ]
     for path, value in new.attributes.items():
@@ -92,6 +95,15 @@ def patch(old: Snapshot, new: Snapshot, mpd_id: str) -> bytes | None:
         lines += _entries(path, old.timelines[path], entries)
     lines += ["</Patch>", ""]
     return "\n".join(lines).encode()
+
+
+def inapplicable(mpd_id: str, published_us: int) -> bytes:
+    """A patch from an MPD that nobody has: the player is to ask for the whole one. dash.js 5 and Shaka 5.2 do so at
+    once. An HTTP error would end dash.js, and where a patch is due Shaka does not read an MPD."""
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Patch xmlns="{_NAMESPACE}" mpdId="{mpd_id}"'
+        f' originalPublishTime="{instant(0)}" publishTime="{instant(published_us)}"/>\n'
+    ).encode()
 
 
 def _entries(path: str, old: Sequence[tuple[int, str]], new: Sequence[tuple[int, str]]) -> list[str]:

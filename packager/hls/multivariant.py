@@ -27,8 +27,6 @@ class Entry:
     """Bits per second."""
     average: int
     frame_rate: Fraction | None = None
-    order: int = 0
-    """Place in the declared list; stable for the life of a broadcast."""
     iframe_peak: int = 0
     """Bits per second of its I pictures alone; 0 where there is no whole segment yet."""
 

@@ -24,7 +24,7 @@ def video(name: str, codec: Codec, config: bytes, height: int, bits: int) -> mul
 
 def sound(name: str, track: Track, bits: int, order: int) -> multivariant.Entry:
     return multivariant.Entry(
-        Rendition(name, Kind.AUDIO, track.codec, True, bits, default=order == 0), track, bits, bits, order=order
+        Rendition(name, Kind.AUDIO, track.codec, True, bits, default=order == 0), track, bits, bits
     )
 
 
