@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import gzip
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from edge_double import Answer, OriginRequest, Reply, ScriptedOrigin, Viewer, held
+from ports import free_port
 
 from packager import replies
 
@@ -33,12 +33,6 @@ def reply(found: replies.Reply) -> Answer:
 
 PLAYLIST_REPLY = reply(replies.playlist(PLAYLIST, "1", 4, blocking=True))
 PART_REPLY = reply(replies.media((PART,), replies.VIDEO, "2"))
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def nginx(folder: Path, port: int, origin: int) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,18 +19,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from ports import free_port
 
 T = TypeVar("T")
 
 SECTIONS = ("rtmp", "rtmps", "srt", "edge", "origin", "api")
 FFMPEG = shutil.which("ffmpeg") or "ffmpeg"
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def wait_for(what: Callable[[], T | None], seconds: float, why: str) -> T:
@@ -153,7 +147,7 @@ class Server:
 
 def new_server(data: Path, **settings: str) -> Server:
     """A server that is not started yet; `settings` such as `transcode__enabled="false"`."""
-    ports = {section: free_port() for section in SECTIONS}
+    ports = dict(zip(SECTIONS, itertools.count(free_port(len(SECTIONS))), strict=False))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE")}
     environment |= {f"HEADRACE_{s.upper()}__PORT": str(p) for s, p in ports.items()}
     environment |= {f"HEADRACE_{s.upper()}__HOST": "127.0.0.1" for s in SECTIONS}

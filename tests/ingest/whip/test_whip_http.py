@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import httpx2
 import pytest
 from aiortc import RTCPeerConnection
 from fastapi import FastAPI
+from ports import free_port
 
 from ingest.ports import EndReason, StopReason
 from ingest.settings import IceServer, LimitSettings, WhipSettings
@@ -21,19 +21,6 @@ KEY = {"Authorization": "Bearer secret-key"}
 SDP = KEY | {"Content-Type": "application/sdp"}
 FRAG = KEY | {"Content-Type": "application/trickle-ice-sdpfrag"}
 CANDIDATE = "a=candidate:1 1 udp 2130706431 127.0.0.1 50000 typ host\r\n"
-
-
-def two_free_ports() -> int:
-    """The lower of two UDP ports next to each other that are free."""
-    while True:
-        with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as two:
-            one.bind(("127.0.0.1", 0))
-            low = int(one.getsockname()[1])
-            try:
-                two.bind(("127.0.0.1", low + 1))
-            except OSError:
-                continue
-            return low
 
 
 @pytest.fixture
@@ -208,7 +195,7 @@ async def test_a_client_that_never_connects_is_let_go(gate: Any, offer: str) -> 
 
 
 async def test_the_port_range_is_kept_and_its_end_is_no_crash(gate: Any, offer: str) -> None:
-    low = two_free_ports()
+    low = free_port(2)
     settings = WhipSettings(addresses=("127.0.0.1",), port_min=low, port_max=low + 1)
     endpoint = WhipEndpoint(settings, gate)
     await endpoint.start()
