@@ -15,7 +15,8 @@ CORS = {
     # Credentials travel in Authorization, which is no cookie: any page may ask, and none can do so unknowingly.
     "Access-Control-Allow-Origin": "*",
     # Without this list a page's script cannot see the session's URL.
-    "Access-Control-Expose-Headers": "Location, ETag, Link, Retry-After, Accept-Post, Accept-Patch",
+    "Access-Control-Expose-Headers": "Location, ETag, Link, Retry-After, WWW-Authenticate, Allow, "
+    "Accept-Post, Accept-Patch",
 }
 PREFLIGHT = {
     **CORS,
@@ -58,10 +59,11 @@ def status(error: HeadraceError) -> int:
     return 400 if isinstance(error, ProtocolError) else 500
 
 
-def for_status(code: int) -> dict[str, str]:
-    """Headers that a refusal needs."""
+def for_status(code: int, slug: str) -> dict[str, str]:
+    """Headers that a refusal needs. A key that was not accepted is told from one that was not sent (RFC 6750 3.1)."""
     if code == 401:
-        return {"WWW-Authenticate": 'Bearer realm="whip"'}
+        error = "" if slug == "no_key" else ', error="invalid_token"'
+        return {"WWW-Authenticate": f'Bearer realm="whip"{error}'}
     if code in (429, 503):
         return {"Retry-After": str(RETRY_AFTER_S)}
     return {}

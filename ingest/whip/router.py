@@ -92,6 +92,15 @@ def _add_whip(router: APIRouter, endpoint: WhipEndpoint) -> None:
         accept = {"Accept-Post": headers.SDP, "Accept-Patch": sdpfrag.CONTENT_TYPE}
         return Response(status_code=200, headers={**headers.PREFLIGHT, **accept})
 
+    # RFC 9725 4: every other method is 405. Said here, so that a page's script can read it (CORS).
+    @router.api_route("/whip", methods=["PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def not_here() -> Response:
+        return _not_allowed("POST, GET, HEAD, OPTIONS", "Publish with POST; the session's own URL is in Location.")
+
+    @router.api_route("/whip/{session_id}", methods=["PUT", "POST"], include_in_schema=False)
+    async def not_on_a_session(session_id: str) -> Response:
+        return _not_allowed("PATCH, DELETE, GET, HEAD, OPTIONS", "A session takes PATCH and DELETE.")
+
 
 def _add_page(router: APIRouter) -> None:
     folder = files("ingest.whip") / "page"
@@ -211,8 +220,14 @@ def _gone() -> Response:
     return _problem(404, "no_session", "There is no such session: it has ended, or the URL is wrong.")
 
 
+def _not_allowed(allowed: str, text: str) -> Response:
+    response = _problem(405, "method_not_allowed", text)
+    response.headers["Allow"] = allowed
+    return response
+
+
 def _problem(code: int, slug: str, text: str) -> Response:
-    made = {**headers.CORS, **headers.NO_CACHE, **headers.for_status(code)}
+    made = {**headers.CORS, **headers.NO_CACHE, **headers.for_status(code, slug)}
     if code == 415:
         made["Accept-Post"] = headers.SDP
     content = dict(headers.problem(code, slug, text))

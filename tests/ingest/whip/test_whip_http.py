@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -140,7 +141,71 @@ async def test_requests_that_are_refused(
     assert response.headers["access-control-allow-origin"] == "*"
     assert response.json()["detail"].endswith((".", "}"))
     assert ("www-authenticate" in response.headers) == (code == 401)
+    if code == 415:
+        assert response.headers["accept-post"] == "application/sdp"
     assert gate.requests == [], "the gatekeeper is asked for sound requests only"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/whip", "POST"),
+        ("PATCH", "/whip", "POST"),
+        ("DELETE", "/whip", "POST"),
+        ("POST", "/whip/any", "PATCH, DELETE"),
+        ("PUT", "/whip/any", "PATCH, DELETE"),
+    ],
+)
+async def test_other_methods(http: httpx2.AsyncClient, method: str, path: str, allowed: str) -> None:
+    response = await http.request(method, path, headers=SDP)
+    assert response.status_code == 405
+    assert response.headers["allow"].startswith(allowed)
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.json()["slug"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "slug"),
+    [
+        # What no codec of ours fits, what sends nothing, and what is more than one of a kind: no answer can be made.
+        (lambda sdp: sdp.replace("H264/90000", "AV2/90000").replace("VP8/90000", "VP7/90000"), 422, "no_codec"),
+        (lambda sdp: sdp.replace("opus/48000/2", "G729/8000"), 422, "no_codec"),
+        (lambda sdp: sdp.replace("a=sendonly", "a=recvonly"), 422, "unsupported_offer"),
+        (lambda sdp: sdp.replace("a=sendonly", "a=inactive"), 422, "unsupported_offer"),
+        (lambda sdp: sdp + sdp[sdp.index("m=audio") : sdp.index("m=video")], 422, "unsupported_offer"),
+        (lambda sdp: sdp.replace("a=ice-ufrag:", "a=ice-x:"), 400, "malformed_sdp"),
+        (lambda sdp: sdp.replace("a=fingerprint:", "a=x:"), 400, "malformed_sdp"),
+    ],
+    ids=["video codec", "audio codec", "recvonly", "inactive", "two voices", "no ufrag", "no fingerprint"],
+)
+async def test_offers_that_cannot_be_answered(
+    http: httpx2.AsyncClient, gate: Any, offer: str, change: Any, code: int, slug: str
+) -> None:
+    changed = change(offer)
+    assert changed != offer
+    response = await http.post("/whip", content=changed, headers=SDP)
+    assert (response.status_code, response.json()["slug"]) == (code, slug)
+    assert gate.requests == []
+
+
+async def test_a_key_that_is_missing_is_told_from_one_that_is_wrong(
+    http: httpx2.AsyncClient, gate: Any, offer: str
+) -> None:
+    missing = await http.post("/whip", content=offer, headers={"Content-Type": "application/sdp"})
+    assert missing.headers["www-authenticate"] == 'Bearer realm="whip"'
+    gate.refusal = Refused("No.", slug="unknown_key")
+    wrong = await http.post("/whip", content=offer, headers=SDP)
+    assert wrong.headers["www-authenticate"] == 'Bearer realm="whip", error="invalid_token"'
+
+
+async def test_two_goodbyes_at_once(http: httpx2.AsyncClient, endpoint: WhipEndpoint, gate: Any, offer: str) -> None:
+    url = (await http.post("/whip", content=offer, headers=SDP)).headers["location"]
+    codes = [answer.status_code for answer in await asyncio.gather(*(http.delete(url, headers=KEY) for _ in range(2)))]
+    assert codes == [200, 200]
+    for method in ("DELETE", "PATCH", "GET"):
+        assert (await http.request(method, url, headers=FRAG)).status_code == 404
+    assert gate.publications[0].closed == (EndReason.FINISHED, "")
+    assert not endpoint.sessions
 
 
 @pytest.mark.parametrize(
