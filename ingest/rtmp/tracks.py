@@ -18,7 +18,32 @@ from media.track import Codec, Track
 VIDEO = {"avc1": Codec.H264, "hvc1": Codec.HEVC, "av01": Codec.AV1}
 AUDIO = {"mp4a": Codec.AAC, "Opus": Codec.OPUS}
 FIRST_AUDIO_ID = 100
-_NAMES = {"legacy-2": "Sorenson H.263 or MP3", "legacy-4": "VP6", "vp09": "VP9", "vp08": "VP8", "vvc1": "VVC"}
+_VIDEO_NAMES = {
+    "legacy-2": "Sorenson H.263",
+    "legacy-4": "VP6",
+    "legacy-5": "VP6",
+    "vp08": "VP8",
+    "vp09": "VP9",
+    "vvc1": "VVC",
+}
+_AUDIO_NAMES = {
+    "legacy-0": "PCM",
+    "legacy-1": "ADPCM",
+    "legacy-2": "MP3",
+    "legacy-3": "PCM",
+    "legacy-4": "Nellymoser",
+    "legacy-5": "Nellymoser",
+    "legacy-6": "Nellymoser",
+    "legacy-7": "G.711 A-law",
+    "legacy-8": "G.711 mu-law",
+    "legacy-11": "Speex",
+    "legacy-14": "MP3",
+    ".mp3": "MP3",
+    "fLaC": "FLAC",
+    "ac-3": "AC-3",
+    "ec-3": "E-AC-3",
+}
+"""What encoders call those codecs that we do not take: the ids of FLV 10.1 annex E.4, and FourCCs of [ERTMP]."""
 _MAX_NAME = 64
 _MOST_BROKEN = 200
 """Broken messages in a row after which the stream is called unusable; single ones are dropped."""
@@ -201,7 +226,7 @@ class Tracks:
         if codec is None or part.track >= FIRST_AUDIO_ID:
             if part.track == 0:
                 kind, wanted = ("video", "H.264, HEVC or AV1") if is_video else ("audio", "AAC or Opus")
-                name = _NAMES.get(part.codec, part.codec)
+                name = (_VIDEO_NAMES if is_video else _AUDIO_NAMES).get(part.codec, part.codec)
                 raise MediaError(f"The {kind} codec {name!r} is not supported: set the encoder to {wanted}.")
             self.ignored.add(part.codec)
             return None

@@ -198,6 +198,30 @@ async def test_a_wrong_key_is_shown(ffmpeg: str, server: RtmpServer, gatekeeper:
     assert gatekeeper.admitted.empty()
 
 
+@pytest.mark.parametrize(
+    ("codec", "rate", "name"),
+    [
+        ("libmp3lame", "44100", "MP3"),
+        ("pcm_s16le", "44100", "PCM"),
+        ("adpcm_swf", "22050", "ADPCM"),
+        ("nellymoser", "22050", "Nellymoser"),
+        ("libspeex", "16000", "Speex"),
+    ],
+)
+async def test_sound_of_old_kinds_is_refused_with_words(
+    server: RtmpServer, gatekeeper: Gatekeeper, codec: str, rate: str, name: str
+) -> None:
+    ffmpeg = SYSTEM if SYSTEM and codec == "libspeex" else FFMPEG_9
+    if (await run(ffmpeg, "-v", "error", "-h", f"encoder={codec}"))[1]:
+        pytest.skip(f"this ffmpeg has no {codec}")
+    source = ["-re", "-f", "lavfi", "-i", f"sine=r={rate}", "-c:a", codec, "-ac", "1", "-ar", rate]
+    code, _ = await run(ffmpeg, "-v", "error", *source, "-t", "60", "-f", "flv", url(server))
+    assert code != 0
+    # That the words are sent is tested in test_rtmp_session; whether ffmpeg reads them before its next write is luck.
+    words = f"The audio codec '{name}' is not supported: set the encoder to AAC or Opus."
+    assert await (await gatekeeper.admitted.get()).ended == (EndReason.STOPPED, words)
+
+
 @pytest.mark.parametrize("ffmpeg", FFMPEGS)
 async def test_playing_is_refused(ffmpeg: str, server: RtmpServer) -> None:
     code, stderr = await run(ffmpeg, "-v", "error", "-i", url(server), "-f", "null", "-")
