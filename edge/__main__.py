@@ -31,7 +31,10 @@ def run() -> None:
     """Run the worker to its end."""
     configure_logging()
     worker.die_with_parent()
+    print('{"warm": true}', flush=True)
     line = worker.read_line()
+    if not line:
+        return  # a spare that was never needed
     # The hot path makes no reference cycles; full collections over a large cache would only cost latency.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)

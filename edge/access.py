@@ -6,12 +6,15 @@ Neither enters the cache key: what one viewer fetched is in the cache for the ne
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from edge.request import Request
 from edge.revocation import Revocations
 from edge.rules import Rules
 from edge.settings import EdgeSettings
-from edge.tokens import TokenGuard
+
+if TYPE_CHECKING:
+    from edge.tokens import TokenGuard
 
 
 class Grant:
@@ -52,6 +55,8 @@ class Access:
         """What the settings ask for; None where everything is public."""
         tokens = rules = None
         if settings.token_keys is not None:
+            from edge.tokens import TokenGuard  # a fifth of a worker's imports, for those who want tokens
+
             bits = settings.token_ipv4_bits, settings.token_ipv6_bits
             tokens = TokenGuard(settings.token_keys, required=settings.token_required, prefixes=bits)
             tokens.revoked = revoked

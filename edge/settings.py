@@ -21,6 +21,9 @@ class EdgeSettings(BaseModel):
     certificate: Path | None = Field(None, description="PEM chain for HTTPS, reloaded when the file changes.")
     private_key: Path | None = Field(None, description="PEM private key of the certificate.")
     workers: int | None = Field(None, ge=1, le=256, description="Worker processes; by default one per core.")
+    warm_spare: bool = Field(
+        True, description="Whether a process waits to take the place of a worker that dies; it costs about 35 MB."
+    )
     name: str = Field(
         "headrace",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",

@@ -7,6 +7,9 @@
 | dead        | crash, kill, or no `ready` in time       | another starts at once, later each time it dies young |
 | stopping    | `stop`, or `reload` has a successor ready | SIGTERM drains it; SIGKILL after the drain's time |
 
+A worker that dies is replaced by one that waits: a spare process that has imported everything and wants only its
+orders. `reload` takes no spare, as it is there for new code.
+
 Each worker has a listening socket of its own on the shared port, which the pool holds: what waits there to be
 accepted while a worker dies or is replaced waits for the next one, instead of being reset with the old.
 """
@@ -31,6 +34,7 @@ import structlog
 from edge import metrics
 from edge.revocation import Revocations
 from edge.settings import EdgeSettings
+from edge.spare import Spare
 from edge.worker import BACKLOG, Orders, bind
 
 log = structlog.get_logger(__name__)
@@ -63,6 +67,7 @@ class EdgePool:
         self._reloading = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self.spare = Spare(self._spawn)
         self._controls: dict[int, Path] = {}
         self._ready = [asyncio.Event() for _ in range(self._count)]
         self._viewer_key = secrets.token_hex(16)
@@ -113,6 +118,7 @@ class EdgePool:
     async def stop(self) -> None:
         """Drain and end all workers; nothing is left behind. Idempotent."""
         self._stopping = True
+        await self.spare.drop()
         for sock in (*self._held, *self._held_tls):
             sock.close()
         self._held, self._held_tls = [], []
@@ -141,10 +147,14 @@ class EdgePool:
         Raises RuntimeError where a successor does not start; its predecessor then goes on.
         """
         async with self._reloading:
-            for index in range(self._count):
-                if self._stopping:
-                    return
-                await self._replace(index)
+            await self.spare.drop()
+            try:
+                for index in range(self._count):
+                    if self._stopping:
+                        return
+                    await self._replace(index)
+            finally:
+                self._warm()
 
     async def _replace(self, index: int) -> None:
         old, keeper, control = self._processes[index], self._tasks[index], self._controls.get(index)
@@ -218,6 +228,21 @@ class EdgePool:
             log.warning("edge_worker_died", worker=index, again_in_s=pause)
             await asyncio.sleep(pause)
 
+    def _warm(self) -> None:
+        """Have a spare, where one is wanted."""
+        if self.settings.warm_spare and not self._stopping:
+            self.spare.warm()
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        fds = [sock.fileno() for sock in (*self._held, *self._held_tls)]
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "edge"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=fds,  # of all workers: a spare does not know yet in whose place it will be
+            start_new_session=True,  # Ctrl-C goes to the whole group: workers are drained by us, after the origin's end
+        )
+
     async def _live(self, index: int) -> None:
         """One worker's life, from its start to its end."""
         assert self._folder is not None
@@ -226,15 +251,10 @@ class EdgePool:
         tls_fd = self._held_tls[index].fileno() if self._held_tls else -1
         orders = Orders(
             *(self.settings, self._upstream, self.port, self.tls_port, str(control), self._viewer_key, fd, tls_fd),
+            close=tuple(sock.fileno() for sock in (*self._held, *self._held_tls) if sock.fileno() not in (fd, tls_fd)),
             revoked=self.revoked,
         )
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "edge"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=(fd,) if tls_fd < 0 else (fd, tls_fd),
-            start_new_session=True,  # Ctrl-C goes to the whole group: workers are drained by us, after the origin's end
-        )
+        process = await self.spare.take() or await self._spawn()
         self._processes[index] = process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -247,11 +267,15 @@ class EdgePool:
             try:
                 async with asyncio.timeout(READY_S):
                     line = await process.stdout.readline()
+                    if b'"warm"' in line:
+                        line = await process.stdout.readline()
             except TimeoutError:
                 line = b""
             if b'"ready"' in line:
                 self._controls[index] = control
                 self._ready[index].set()
+                if all(event.is_set() for event in self._ready) and not self._reloading.locked():
+                    self._warm()  # only now: what serves comes first
                 if orders.revoked is not self.revoked:
                     await self._ask(control, {"do": "revoke", "list": self.revoked.to_json()})
                 await process.stdout.read()

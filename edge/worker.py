@@ -41,7 +41,7 @@ BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel's own limit (somaxconn, 4096 by default) comes on top."""
 SPARE_FILES = 64
 """File descriptors for everything that is not a connection."""
-_SENT = ("upstream", "port", "tls_port", "control", "viewer_key", "fd", "tls_fd")
+_SENT = ("upstream", "port", "tls_port", "control", "viewer_key", "fd", "tls_fd", "close")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -60,6 +60,8 @@ class Orders:
     fd: int = -1
     tls_fd: int = -1
     """Sockets that listen already, inherited: a successor takes over what waits to be accepted. -1: bind one."""
+    close: tuple[int, ...] = ()
+    """Other workers' sockets, inherited as well: not ours to keep."""
     revoked: Revocations = field(default_factory=Revocations)
 
     def to_json(self) -> str:
@@ -72,7 +74,8 @@ class Orders:
         values = json.loads(text)
         settings = EdgeSettings.model_validate(values.pop("settings"))
         revoked = Revocations.from_json(values.pop("revoked"))
-        return cls(settings=settings, upstream=tuple(values.pop("upstream")), revoked=revoked, **values)
+        upstream, close = tuple(values.pop("upstream")), tuple(values.pop("close"))
+        return cls(settings=settings, upstream=upstream, close=close, revoked=revoked, **values)
 
 
 class Worker:
@@ -292,6 +295,8 @@ async def main(line: bytes) -> None:
     """Run a worker with the orders in `line`, until SIGTERM, SIGINT or the end of stdin."""
     orders = Orders.from_json(line)
     settings = orders.settings
+    for fd in orders.close:
+        os.close(fd)
     raise_file_limit(settings.max_connections + settings.upstream_connections + SPARE_FILES)
     worker = Worker(orders)
     loop = asyncio.get_running_loop()

@@ -30,6 +30,26 @@ async def until_dead(pid: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def spare_of(pool: EdgePool, but: int = 0) -> int:
+    """Process id of the spare, once there is one other than `but`."""
+    async with asyncio.timeout(20):
+        while pool.spare.pid in (0, but):  # noqa: ASYNC110 (another process, or no event to wait for)
+            await asyncio.sleep(0.01)
+    return pool.spare.pid
+
+
+def children() -> set[int]:
+    """This process's own."""
+    tasks = Path("/proc/self/task").iterdir()
+    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+
+
+def sockets(pid: int) -> set[str]:
+    """Inodes of the sockets that a process has open."""
+    links = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
+    return {link for link in links if link.startswith("socket:")}
+
+
 async def get(port: int, target: str) -> int:
     viewer = Viewer(*await asyncio.open_connection("127.0.0.1", port))
     try:
@@ -53,18 +73,50 @@ async def test_the_pool_serves_replaces_a_killed_worker_and_leaves_nothing(origi
         assert "headrace_edge_workers 2\n" in text
         assert 'headrace_edge_viewers{stream="a"} 1\n' in text
         assert await pool.purge("/live/a/") == origin.asked["/live/a/p"]
+        spare = await spare_of(pool)
+        os.kill(spare, signal.SIGKILL)
+        spare = await spare_of(pool, but=spare)  # one that dies while it waits is replaced, too
         os.kill(pids[0], signal.SIGKILL)
         async with asyncio.timeout(10):
             while len(pool.pids) < 2 or pids[0] in pool.pids:  # noqa: ASYNC110 (another process, or no event to wait for)
                 await asyncio.sleep(0.01)
+        assert set(pool.pids) == {pids[1], spare}, "who takes the place had imported everything before it was needed"
+        await spare_of(pool, but=spare)  # it is made when all are ready again
+        assert len(sockets(spare) & sockets(os.getpid())) == 1, "the dead one's, and no other worker's"
         assert {await get(pool.port, "/live/a/p") for _ in range(5)} == {200}
-        pids = pool.pids
+        pids = [*pool.pids, pool.spare.pid]
         folder = pool._folder
     finally:
         await pool.stop()
     assert not any(alive(pid) for pid in pids)
     assert folder is not None
     assert not folder.exists()
+
+
+async def test_a_pool_that_stops_leaves_no_spare_that_was_on_its_way(origin: ScriptedOrigin) -> None:
+    pool = EdgePool(EdgeSettings(host="127.0.0.1", port=0, workers=1), origin.url)
+    await pool.start()
+    async with asyncio.timeout(20):
+        while len(children()) < 2:  # noqa: ASYNC110 (another process, or no event to wait for)
+            await asyncio.sleep(0.001)
+    born = children()
+    await pool.stop()
+    assert not any(alive(pid) for pid in born)
+    assert pool.spare.pid == 0
+
+
+async def test_a_spare_can_be_done_without(origin: ScriptedOrigin) -> None:
+    pool = EdgePool(EdgeSettings(host="127.0.0.1", port=0, workers=1, warm_spare=False), origin.url)
+    await pool.start()
+    try:
+        pids = pool.pids
+        os.kill(pids[0], signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while not pool.pids or pool.pids == pids:  # noqa: ASYNC110 (another process, or no event to wait for)
+                await asyncio.sleep(0.01)
+        assert children() == set(pool.pids)
+    finally:
+        await pool.stop()
 
 
 async def test_a_port_that_is_taken_is_refused(origin: ScriptedOrigin) -> None:
@@ -108,7 +160,9 @@ async def test_workers_end_with_a_killed_parent(origin: ScriptedOrigin) -> None:
         "async def main():\n"
         "    pool = EdgePool(EdgeSettings(host='127.0.0.1', port=0, workers=2), sys.argv[1])\n"
         "    await pool.start()\n"
-        "    print('PIDS', *pool.pids, flush=True)\n"
+        "    while not pool.spare.pid:\n"
+        "        await asyncio.sleep(0.01)\n"
+        "    print('PIDS', pool.spare.pid, *pool.pids, flush=True)\n"
         "    await asyncio.Event().wait()\n"
         "asyncio.run(main())\n"
     )
@@ -120,7 +174,7 @@ async def test_workers_end_with_a_killed_parent(origin: ScriptedOrigin) -> None:
         while not (line := await parent.stdout.readline()).startswith(b"PIDS"):
             assert line, "the parent ended"
     pids = [int(word) for word in line.split()[1:]]
-    assert len(pids) == 2
+    assert len(pids) == 3
     parent.kill()
     await parent.wait()
     for pid in pids:
