@@ -58,14 +58,12 @@ def default_url(data: Path) -> str:
 class Database:
     """An engine and its sessions. `await open()` before use, `await close()` at the end."""
 
-    def __init__(self, url: str, *, lock: Path | None = None) -> None:
-        """`url` is an SQLAlchemy URL of an async driver; `lock` a file that keeps two processes from migrating
-        one database at the same time (None: the database server's own business)."""
+    def __init__(self, url: str) -> None:
+        """`url` is an SQLAlchemy URL of an async driver."""
         try:
             self._url = make_url(url)
         except ArgumentError as error:
             raise DatabaseError("database.url is no database URL: write e.g. postgresql+asyncpg://...") from error
-        self._lock = lock
         self._engine: AsyncEngine | None = None
         self._sessions: async_sessionmaker[AsyncSession] | None = None
 
@@ -73,7 +71,7 @@ class Database:
     def in_folder(cls, data: Path, url: str = "") -> Database:
         """The database of a data folder: `url` if given, else SQLite in the folder (made where missing)."""
         make_folder(data)
-        return cls(url or default_url(data), lock=data / "database.lock")
+        return cls(url or default_url(data))
 
     @property
     def shown_url(self) -> str:
@@ -128,8 +126,8 @@ class Database:
                 slug="database_newer",
             )
         with contextlib.ExitStack() as stack:
-            if self._lock is not None:
-                await asyncio.to_thread(stack.enter_context, _locked(self._lock))
+            if self._url.get_backend_name() == "sqlite" and self._url.database:
+                await asyncio.to_thread(stack.enter_context, _locked(Path(self._url.database).parent))
             async with engine.begin() as connection:
                 await connection.run_sync(_upgrade)
 
@@ -166,7 +164,8 @@ def _upgrade(connection: Connection) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps two processes from migrating one file at the same time, whatever their data folders are."""
+    with (folder / "database.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

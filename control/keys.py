@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
-from sqlalchemy import delete, func, or_, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from control.audit import Audit, Entry
@@ -35,6 +35,8 @@ from control.throttle import Throttle
 from media.errors import Overloaded, Refused
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
     from control.database import Database
     from control.directory import Directory
 
@@ -133,56 +135,54 @@ class Keys:
         once: bool = False,
         label: str = "",
         signing: bool = False,
-        action: str = "created",
     ) -> NewKey:
         """Make a key for a stream. `expires_s` counts from now."""
-        if len(self.list(stream_id)) >= MAX_KEYS_PER_STREAM:
-            raise Refused(f"The stream has {MAX_KEYS_PER_STREAM} keys already.", slug="too_many_keys")
+        self._want_room(stream_id)
         if expires_s is not None and expires_s <= 0:
             raise Refused("A key must expire in the future.", slug="bad_expiry")
         now_ms = self._directory.now_ms()
         key_id = new_key_id()
         plain = signing_key(self._secret, key_id) if signing else new_key()
+        ends_ms = None if expires_s is None else now_ms + int(expires_s * 1000)
+        row = _row(key_id, stream_id, plain, now_ms)
+        row.signing, row.once, row.label, row.expires_ms = signing, once, label[:128], ends_ms
         async with self._directory.changing() as session:
-            session.add(
-                Key(
-                    id=key_id,
-                    stream_id=stream_id,
-                    hash=hash_key(plain),
-                    signing=signing,
-                    once=once,
-                    label=label[:128],
-                    created_ms=now_ms,
-                    expires_ms=None if expires_s is None else now_ms + int(expires_s * 1000),
-                    rotated=False,
-                )
-            )
-            await session.execute(
-                delete(Key).where(or_(Key.expires_ms < now_ms - KEEP_DEAD_MS, Key.revoked_ms < now_ms - KEEP_DEAD_MS))
-            )
-        self._note(action, key_id)
-        passphrase = "" if signing else srt_passphrase(self._secret, plain)
-        return NewKey(plain, self.find(key_id), passphrase)
+            session.add(row)
+            await _forget_dead(session, now_ms)
+        return self._made(key_id, plain)
 
-    async def rotate(self, stream_id: str, *, grace_s: float = 60.0) -> NewKey:
-        """A new key; every other publishing key of the stream ends after `grace_s`. Signing keys stay."""
+    async def rotate(self, stream_id: str, *, grace_s: float = 60.0, plain: str | None = None) -> NewKey:
+        """A new key; every other publishing key of the stream ends after `grace_s`. Signing keys stay.
+
+        `plain`, made by `new_key`, is the new key where the caller had to know it first. One transaction: of several
+        rotations at once, by whatever processes, the last one's key stays.
+        """
         if grace_s < 0:
             raise Refused("The grace time cannot be negative.", slug="bad_expiry")
+        self._want_room(stream_id)
         now_ms = self._directory.now_ms()
-        old = [key.id for key in self.list(stream_id) if not key.signing and not key.end_slug(now_ms)]
-        made = await self.add(stream_id)
+        key_id, plain = new_key_id(), plain or new_key()
         end_ms = now_ms + int(grace_s * 1000)
         later = or_(Key.expires_ms.is_(None), Key.expires_ms > end_ms)
+        others = (Key.stream_id == stream_id, Key.id != key_id, Key.signing.is_(False), Key.revoked_ms.is_(None))
         async with self._directory.changing() as session:
-            await session.execute(
-                update(Key)
-                .where(Key.id.in_(old), Key.revoked_ms.is_(None), later)
-                .values(expires_ms=end_ms, rotated=True)
-            )
-        for key_id in old:
-            if self.find(key_id).expires_ms == end_ms:
-                self._note("rotated", key_id, reason=f"replaced by {made.record.id}")
+            session.add(_row(key_id, stream_id, plain, now_ms))
+            replaced = list(await session.scalars(select(Key.id).where(*others, later)))
+            await session.execute(update(Key).where(Key.id.in_(replaced)).values(expires_ms=end_ms, rotated=True))
+            await _forget_dead(session, now_ms)
+        made = self._made(key_id, plain)
+        for old in replaced:
+            self._note("rotated", old, reason=f"replaced by {key_id}")
         return made
+
+    def _want_room(self, stream_id: str) -> None:
+        if len(self.list(stream_id)) >= MAX_KEYS_PER_STREAM:
+            raise Refused(f"The stream has {MAX_KEYS_PER_STREAM} keys already.", slug="too_many_keys")
+
+    def _made(self, key_id: str, plain: str) -> NewKey:
+        self._note("created", key_id)
+        record = self.find(key_id)
+        return NewKey(plain, record, "" if record.signing else srt_passphrase(self._secret, plain))
 
     async def revoke(self, key_id: str) -> KeyRecord:
         """End a key at once."""
@@ -338,3 +338,21 @@ class Keys:
         )
         name = self._directory.snapshot.streams[key.stream_id].name
         self._audit.add(replace(entry, stream_name=name))
+
+
+def _row(key_id: str, stream_id: str, plain: str, now_ms: int) -> Key:
+    return Key(
+        id=key_id,
+        stream_id=stream_id,
+        hash=hash_key(plain),
+        signing=False,
+        once=False,
+        label="",
+        created_ms=now_ms,
+        rotated=False,
+    )
+
+
+async def _forget_dead(session: AsyncSession, now_ms: int) -> None:
+    long_ago = now_ms - KEEP_DEAD_MS
+    await session.execute(delete(Key).where(or_(Key.expires_ms < long_ago, Key.revoked_ms < long_ago)))

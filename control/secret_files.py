@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from control.credentials import new_admin_token
@@ -50,11 +52,20 @@ def read_secret(path: Path | None) -> str:
 
 def write_private(path: Path, text: str) -> None:
     """Replace a file by one that only its owner may read; at no moment is it half written or readable by others."""
+    with drafted(path, text):
+        pass
+
+
+@contextlib.contextmanager
+def drafted(path: Path, text: str) -> Iterator[None]:
+    """The same in two steps: what can fail (`OSError`) fails on entering; the file takes its place when the block has
+    ended well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
+        yield
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

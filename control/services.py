@@ -15,11 +15,12 @@ from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from control.audit import Audit
+from control.credentials import new_key
 from control.database import Database
 from control.directory import Directory
 from control.keys import Keys
 from control.models import Stream
-from control.secret_files import server_secret, write_private
+from control.secret_files import drafted, server_secret
 from control.snapshot import StreamRecord
 from control.streams import Streams
 
@@ -86,12 +87,14 @@ class Services:
         if won.rowcount != 1:  # type: ignore[attr-defined]  # a CursorResult, typed as its base
             return
         assert stream.settings.rotate_file is not None, "StreamSettings demands it beside rotate_every_s"
-        made = await self.keys.rotate(stream.id, grace_s=stream.settings.rotate_grace_s)
-        path = self.data / stream.settings.rotate_file
-        try:
-            await asyncio.to_thread(write_private, path, made.key + "\n")
-        except OSError as error:
-            log.error("rotated_key_not_written", stream=stream.name, file=str(path), error=str(error))
+        path, plain = self.data / stream.settings.rotate_file, new_key()
+        with contextlib.ExitStack() as stack:
+            try:
+                await asyncio.to_thread(stack.enter_context, drafted(path, plain + "\n"))
+            except OSError as error:  # a key that nobody receives would lock everyone out: the old ones stay
+                log.error("rotation_not_written", stream=stream.name, file=str(path), error=str(error))
+                return
+            await self.keys.rotate(stream.id, grace_s=stream.settings.rotate_grace_s, plain=plain)
 
 
 @contextlib.asynccontextmanager

@@ -320,6 +320,22 @@ async def test_scheduled_rotation_delivers_the_key(services: Services, tmp_path:
         await services.streams.add("second", settings={"rotate_every_s": 60})
 
 
+async def test_a_key_that_cannot_be_delivered_replaces_none(services: Services, tmp_path: Path, clock: Clock) -> None:
+    settings = {"rotate_every_s": 60, "rotate_grace_s": 5, "rotate_file": "rotated/main.key"}
+    stream = await services.streams.add("main", settings=settings)
+    old = await services.keys.add(stream.id)
+    (tmp_path / "rotated").write_text("a file, where the folder should be")
+    clock.now += 60
+    await services.tick()
+    clock.now += 6
+    await services.tick()
+    assert await verify(services, old.key) == old.record.id
+    (tmp_path / "rotated").unlink()
+    clock.now += 60
+    await services.tick()
+    assert await verify(services, (tmp_path / "rotated" / "main.key").read_text().strip()) != old.record.id
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a b", "ü", "-a", "a" * 65, "a\n"])
 async def test_names_that_break_urls_are_refused(services: Services, name: str) -> None:
     with pytest.raises(Refused, match="cannot be used"):
