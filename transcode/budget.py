@@ -13,7 +13,9 @@ import math
 from media.clock import VIDEO_TIMESCALE
 
 OVER_SHARE = 0.07
-"""Of a segment's target, by which it may be over: the promise is a tenth, and the last picture is not known before."""
+"""Of a segment's target, by which it may be over for another picture to be tried."""
+PROMISE_SHARE = 0.1
+"""By which it is never over: a picture that would take it there is thrown away, and so is all up to the next IDR."""
 
 START_QP, MIN_QP, MAX_QP = 36, 24, 58
 """Of SVT-AV1's 63. Under 24 nothing is to be seen, and a scene that changes in mid-segment costs more than it has."""
@@ -33,7 +35,8 @@ class Budget:
         self._paid_until = 0
         self._segment_bits = 0
         self._usual_bits = 0.0
-        """Of a picture that is not an IDR."""
+        """Of a picture that is not an IDR. Rises faster than it falls."""
+        self._stopped = False
         self._idr_pts: int | None = None
         self._segment = 2 * VIDEO_TIMESCALE
         """Length of the last one."""
@@ -52,12 +55,22 @@ class Budget:
         self._segment = pts - before
         return bits * VIDEO_TIMESCALE / (self._bitrate * self._segment)
 
-    def spend(self, bits: int, *, keyframe: bool) -> None:
-        """A picture came out."""
+    def takes(self, bits: int, *, keyframe: bool) -> bool:
+        """A picture came out: whether it is handed over. One that is not is counted as left out, and so are all up to
+        the next keyframe, as they refer to it."""
+        if keyframe:
+            self._stopped = False
+        elif self._segment_bits + bits > (1 + PROMISE_SHARE) * self._bits_of(self._segment):
+            self._stopped = True
+        if self._stopped:
+            self.left_out += 1
+            return False
         self._debt_bits += bits
         self._segment_bits += bits
         if not keyframe:
-            self._usual_bits = (3 * self._usual_bits + bits) / 4 if self._usual_bits else bits
+            weight = 2 if bits > self._usual_bits else 1
+            self._usual_bits = ((4 - weight) * self._usual_bits + weight * bits) / 4 if self._usual_bits else bits
+        return True
 
     def allows(self, pts: int) -> bool:
         """Whether there is room for the picture at `pts`, which is not an IDR; if not, it is counted as left out.
@@ -65,6 +78,9 @@ class Budget:
         An IDR may fill the buffer; what it took is paid back until the segment's end.
         """
         self._pay(pts)
+        if self._stopped:
+            self.left_out += 1
+            return False
         due = pts - (self._idr_pts or 0)
         left = max(0.0, 1 - due / self._segment)
         over = OVER_SHARE * self._bits_of(self._segment)

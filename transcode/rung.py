@@ -73,7 +73,8 @@ class Rung(threading.Thread):
         self._candidates = deque(spec.encoders)
         self._owes_idr = False
         self._last_kept: int | None = None
-        self._timing: deque[tuple[int, int]] = deque()
+        self._taken: deque[int] = deque()
+        """Pts of the pictures that the encoder was given and whose packets have not left; not of a guarded encoder."""
         self._held: deque[Coded] = deque()
         self._min_step = 0
         self._budget = Budget(spec.bitrate, spec.buffer_ms)
@@ -130,11 +131,8 @@ class Rung(threading.Thread):
             self.dropped += 1  # its time goes to the picture before
             self.position = shot.pts
             return
-        if self._timing:
-            last = self._timing[-1]
-            self._timing[-1] = (last[0], shot.pts - last[0])
-            self.media_ticks += shot.pts - last[0]
-            self._release()
+        if not self._guarded:
+            self._release(shot.pts)
         if idr:
             self._begin_segment(shot.pts)
         if self._encoder is None and not (idr and self._open(shot.colour)):
@@ -151,17 +149,23 @@ class Rung(threading.Thread):
             log.warning("picture_not_scaled", rendition=self.spec.name, error=str(error))
             return
         self._owes_idr = False
-        self._timing.append((shot.pts, 0))
+        if not self._guarded:
+            self._taken.append(shot.pts)
         try:
             self._keep(self._encoder.encode(picture, idr=idr))
         except EncoderError as error:
-            self._replace(error)
+            self._replace(error, shot.pts)
             return
         self.position = shot.pts
         self.frames += 1
 
+    @property
+    def _guarded(self) -> bool:
+        """Whether the encoder has to be kept to its budget."""
+        return self._encoder is not None and self._encoder.name not in BUFFERED
+
     def _affordable(self, pts: int) -> bool:
-        return self._encoder is None or self._encoder.name in BUFFERED or self._budget.allows(pts)
+        return not self._guarded or self._budget.allows(pts)
 
     def _begin_segment(self, pts: int) -> None:
         """An IDR comes: an encoder that is opened anew for it hands over what it has, and is gone."""
@@ -169,8 +173,8 @@ class Rung(threading.Thread):
             try:
                 self._keep(self._encoder.flush())
             except EncoderError as error:
-                self._replace(error)
-            self._release()
+                self._replace(error, pts)
+            self._release(pts)
             self._encoder = None
         left_out = self._budget.left_out
         share = self._budget.begin(pts)
@@ -192,11 +196,13 @@ class Rung(threading.Thread):
             self._output.notice("rung_failed", f"{self.spec.name}: no encoder works; the rung is left out.")
         return False
 
-    def _replace(self, error: EncoderError) -> None:
-        """The encoder failed in mid-stream: the next best goes on at the next cut."""
+    def _replace(self, error: EncoderError, pts: int) -> None:
+        """The encoder failed in mid-stream, at the picture `pts`: the next best goes on at the next cut."""
+        if self._guarded:
+            self._release(pts)
         failed = self._candidates[0]
         self._encoder = None
-        self._timing.clear()
+        self._taken.clear()
         self._held.clear()
         if len(self._candidates) > 1:
             self._candidates.popleft()
@@ -205,26 +211,30 @@ class Rung(threading.Thread):
 
     def _keep(self, coded: Iterable[Coded]) -> None:
         for packet in coded:
-            self._budget.spend(8 * len(packet.data), keyframe=packet.keyframe)
+            bits = 8 * len(packet.data)
+            if self._guarded and not self._budget.takes(bits, keyframe=packet.keyframe):
+                self.dropped += 1
+                continue
             self._held.append(packet)
         self._release()
 
-    def _release(self, *, final: bool = False) -> None:
-        """Hand over every packet whose duration is known."""
-        while self._held and self._timing:
-            pts, duration = self._timing[0]
-            if pts != self._held[0].pts:
-                # The encoder left a picture out: its time goes to the packet before, which has left already.
-                self._timing.popleft()
-                continue
-            if not duration:
-                if not final:
-                    return
-                duration = self._nominal
-            self._timing.popleft()
+    def _release(self, following: int | None = None) -> None:
+        """Hand over every packet whose duration is known. `following`: pts of the picture behind all of them."""
+        while self._held and self._encoder is not None:
+            if self._guarded:
+                # Only what has come out counts: the next may prove too large, and its time goes to this one.
+                ends = self._held[1].pts if len(self._held) > 1 else following
+            else:
+                while self._taken[0] != self._held[0].pts:
+                    self._taken.popleft()  # left out by the encoder
+                ends = self._taken[1] if len(self._taken) > 1 else following
+            if ends is None:
+                return
             coded = self._held.popleft()
-            assert self._encoder is not None
-            packet = Packet(self._encoder.track, pts, pts, duration, coded.keyframe, coded.data)
+            if not self._guarded:
+                self._taken.popleft()
+            packet = Packet(self._encoder.track, coded.pts, coded.pts, ends - coded.pts, coded.keyframe, coded.data)
+            self.media_ticks += packet.duration
             self._output.made(self.spec.name, packet, self._encoder.name)
 
     def _close(self) -> None:
@@ -234,5 +244,6 @@ class Rung(threading.Thread):
             self._keep(self._encoder.flush())
         except EncoderError as error:
             log.warning("encoder_flush_failed", rendition=self.spec.name, error=error.text)
-        self._release(final=True)
+        if self._held:
+            self._release(max(self._held[-1].pts, self.position) + self._nominal)
         self._encoder = None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from media.track import Codec
-from transcode.budget import MAX_QP, MIN_QP, OVER_SHARE, START_QP, Budget, Floor
+from transcode.budget import MAX_QP, MIN_QP, PROMISE_SHARE, START_QP, Budget, Floor
 from transcode.plan import VideoEncode
 from transcode.rung import Rung, Shot
 from transcode.scale import colour_of
@@ -22,11 +22,10 @@ def segment(budget: Budget, number: int, sizes: list[int]) -> tuple[int, int]:
     """(bits, pictures left out) of one that begins with an IDR of `sizes[0]`."""
     start = number * len(sizes) * FRAME
     budget.begin(start)
-    budget.spend(sizes[0], keyframe=True)
+    assert budget.takes(sizes[0], keyframe=True)
     bits = sizes[0]
     for n, size in enumerate(sizes[1:], 1):
-        if budget.allows(start + n * FRAME):
-            budget.spend(size, keyframe=False)
+        if budget.allows(start + n * FRAME) and budget.takes(size, keyframe=False):
             bits += size
     return bits, budget.left_out
 
@@ -48,13 +47,27 @@ def test_a_segment_is_never_far_over_its_target(times: float) -> None:
         sizes = [int(0.4 * RATE)] + [int(USUAL * times * chance.uniform(0.5, 1.5)) for _ in range(49)]
         bits, left_out = segment(budget, number, sizes)
         assert left_out
-        assert bits <= 2 * RATE * (1 + OVER_SHARE) + max(sizes[1:]), "the last picture is not known before"
+        assert bits <= 2 * RATE * (1 + PROMISE_SHARE)
+
+
+def test_nothing_is_handed_over_behind_a_picture_that_was_not() -> None:
+    budget = Budget(RATE, 1000)
+    budget.begin(0)
+    assert budget.takes(RATE, keyframe=True)
+    assert budget.allows(40 * FRAME)
+    assert not budget.takes(2 * RATE, keyframe=False)
+    assert not budget.takes(10, keyframe=False), "it refers to the one before"
+    assert not budget.allows(49 * FRAME)
+    assert budget.left_out == 3
+    budget.begin(50 * FRAME)
+    assert budget.takes(RATE, keyframe=True)
+    assert budget.takes(10, keyframe=False)
 
 
 def test_the_share_of_the_last_segment_is_told_at_the_next() -> None:
     budget = Budget(RATE, 1000)
     assert budget.begin(0) == 0
-    budget.spend(RATE, keyframe=True)
+    budget.takes(RATE, keyframe=True)
     assert budget.begin(180_000) == 0.5
     assert budget.begin(360_000) == 0
 
