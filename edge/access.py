@@ -29,8 +29,13 @@ class Grant:
     def __init__(self, asked: Request, until: float) -> None:
         """For the stream of `asked`; `until` is on the loop's clock."""
         self._token, self._headers = asked.token, asked.headers
-        self._prefix = "/".join(asked.path.split("/", 3)[:3]) + "/"
+        self._prefix = f"/live/{asked.path.split('/', 3)[2]}/"
         self.until = until
+
+    @classmethod
+    def make(cls, asked: Request, until: float) -> Grant | None:
+        """None for what is no stream's: nobody is refused there, so that nothing was granted."""
+        return cls(asked, until) if asked.ordinary and asked.path.startswith("/live/") else None
 
     def covers(self, asked: Request) -> bool:
         """Whether `asked` is another of those requests; the time is for the caller to look at."""

@@ -155,8 +155,9 @@ class Server:
         self.viewers.seen(asked.path, address, asked.headers.get("user-agent", ""), now)
         if self.short_path:
             connection.counted_until = now + COUNT_EVERY_S
-        elif self._alike and asked.ordinary and self.access is not None:
-            connection.grant = Grant(asked, now + min(COUNT_EVERY_S, self.access.lasts_s(asked)))
+        elif self._alike and self.access is not None:
+            until = now + min(COUNT_EVERY_S, self.access.lasts_s(asked))
+            connection.grant = Grant.make(asked, until) or connection.grant
         return None
 
     def recheck(self) -> None:

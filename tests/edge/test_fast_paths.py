@@ -164,6 +164,21 @@ async def test_rules_that_change_end_what_was_granted(
     assert await statuses(viewer, "/live/a/p", origin="https://good.test") == [403] * 4
 
 
+@pytest.mark.parametrize("first", ["/live", "/%6cive", "/", "/watch/a", "/live/", "/x", "/live/b", "/livelier/a"])
+async def test_what_needs_no_right_grants_none(
+    make_edge: MakeEdge, origin: ScriptedOrigin, guarded: Settings, first: str
+) -> None:
+    """`/live` is no stream, so nobody is refused there; it used to count as leave for everything below it."""
+    edge = await make_edge(**guarded)
+    origin.answers["/live/a/p"] = answer(200, b"x", KEPT)
+    assert (await edge.get(f"/t/{token()}/live/a/p")).status == 200
+    viewer = await edge.connect()
+    for _ in range(2):
+        await viewer.ask(first)
+        assert await statuses(viewer, "/live/a/p", 2) == [401] * 2
+    assert edge.worker.stats.hit + edge.worker.stats.miss <= 1 + 2, "the granted one, and pages"
+
+
 @pytest.mark.parametrize(
     "target",
     ["/t/x/t/y/live/a/p", "/t/x/%74/y/live/a/p", "//live/a/p", "/live//a/p", "/t/x//live/a/p", "/./t/x/t/y/live/a/p"],
