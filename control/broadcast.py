@@ -22,6 +22,7 @@ import structlog
 
 from control.demand import Demand
 from control.distributor import Distributor, Planner
+from control.giving_up import Retry, encoded, lowered, shows_without
 from control.health import Meter
 from control.limits import Finding, Limits
 from control.session import Session
@@ -106,6 +107,9 @@ class Broadcast:
         self._pool = pool
         self._on_end = on_end
         self._after = after
+        self._planner = planner
+        self._retry = Retry(self._reopen)
+        """While it waits nothing is encoded. Another publisher is tried at once."""
         self._planned = self._shown = False
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -185,11 +189,13 @@ class Broadcast:
         self.ended = time.time()
         self.end_reason = reason
         self._cancel_timer()
+        self._retry.cancel()
         self._log().info("broadcast_ended", reason=reason, seconds=round(self.ended - self.started, 1))
         self._on_end(self)
 
     async def finish(self) -> None:
         """Let the worker hand over what it still has, then close the presentation. Called once, after `end`."""
+        await self._retry.close()
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
@@ -205,8 +211,10 @@ class Broadcast:
             self.presentation.end()
 
     def use(self, planner: Planner) -> None:
-        """Another ladder; takes effect at the next cut."""
-        self.distributor.use(planner)
+        """Another ladder; takes effect at the next cut, or when the transcoder is tried again."""
+        self._planner = planner
+        if not self._retry.waits:
+            self.distributor.use(planner)
 
     # -- packets ----------------------------------------------------------------------------------------------
 
@@ -258,7 +266,9 @@ class Broadcast:
         """Keep what comes until the tracks of the session are known and its worker is there."""
         self._held = items + (self._held or [])
         self._settled_pts = None
+        self._retry.cancel()
         self.distributor.reset()
+        self.distributor.use(self._planner)
 
     def _find_tracks(self, packet: Packet) -> None:
         tracks, track = self.distributor.tracks, packet.track
@@ -296,6 +306,12 @@ class Broadcast:
             self.presentation.restart()
         self._shown = True
         self.distributor.declare()
+        await self._employ(plan)
+        self._opening = None
+        self._go_live()
+
+    async def _employ(self, plan: Plan) -> None:
+        """Open the transcoder's job; without one where that fails."""
         try:
             if self._rungs == "watched":
                 demand = Demand(plan, self, self.presentation, self._pool, self._pool.settings, self.stream)
@@ -304,8 +320,6 @@ class Broadcast:
                 self.distributor.job = await self._pool.open(plan, self, name=self.stream)
         except HeadraceError as error:
             self.failed(error.text, "")
-        self._opening = None
-        self._go_live()
 
     def _go_live(self) -> None:
         held, self._held = self._held or [], None
@@ -330,9 +344,28 @@ class Broadcast:
             self._on_trouble("", reason)
 
     def failed(self, reason: str, log: str) -> None:
+        """Lower the ladder to what is passed through. Where that is no picture, viewers see that it stands still, as
+        while the publisher is away."""
         self._log().error("transcoder_failed", reason=reason, worker_log=log)
-        self.notice(f"the transcoder gave up: {reason}; only what the encoder sends is on air")
+        shows = shows_without(self.plan)
+        left = "only what the encoder sends is on air" if shows else "nothing is on air, as this source must be encoded"
+        words = f"the transcoder gave up: {reason}; {left}"
         self.distributor.job = None
+        self.notice(f"{words}; it is tried again in {self._retry.arm():.0f} s")
+        self.presentation.lost(encoded(self.plan))
+        if shows:
+            self.distributor.use(lowered(self._planner, f"{words}."))
+        else:
+            self.presentation.pause()
+
+    async def _reopen(self) -> None:
+        await self._employ(self.plan)
+        if self.distributor.job is None:
+            return  # in vain, and told
+        for name in encoded(self.plan):
+            self.presentation.wake(name, 0)  # what slept when it failed
+        self.distributor.cutter.mark("transcoder_restart")
+        self.distributor.use(self._planner)
 
     def stats(self, values: Mapping[str, float | str]) -> None:
         notice, failed = values.get("notice"), values.get("failed")

@@ -165,7 +165,8 @@ class TranscodeSettings(BaseModel):
         default=3,
         ge=1,
         le=100,
-        description="A job whose workers die so many times within `crash_window_s` is given up.",
+        description="A job whose workers die so many times within `crash_window_s` is given up: what is passed through "
+        "stays on air alone. The rest is tried again after a minute, then after twice as long each time.",
     )
     crash_window_s: float = Field(default=60.0, ge=1.0, description="See `crashes`.")
     memory_bytes: int = Field(
