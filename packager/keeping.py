@@ -9,6 +9,7 @@ from media.rendition import Rendition
 from packager.archive import Reel
 from packager.settings import PackagerSettings
 from packager.shelf import MIN_LISTED, Shelf
+from packager.storyboard import Storyboard, tile_name
 
 
 class Keeper:
@@ -37,6 +38,17 @@ class Keeper:
     def size_bytes(self) -> int:
         """Media bytes in memory."""
         return sum(shelf.size_bytes for shelf in self._shelves.values())
+
+    def keep_picture(self, board: Storyboard, msn: int, jpeg: bytes, epoch: str) -> None:
+        """Segment `msn`'s tile of the storyboard; those go whose segments nobody lists."""
+        if board.add(msn, jpeg) is None:
+            return
+        board.trim(min((shelf.listed[0].msn for shelf in self._shelves.values() if shelf.listed), default=0))
+        if self.reel is not None:
+            self.reel.keep_tile(tile_name(epoch, msn), jpeg, lambda good: board.stored(msn) if good else None)
+            for old in board.gone:
+                self.reel.drop_tile(tile_name(epoch, old))
+        board.gone = []
 
     def bound(self, now: float) -> None:
         """Let go what is too much."""

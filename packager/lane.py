@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from media.clock import VIDEO_TIMESCALE, rescale
+from media.codecs.captions import Captions
 from media.rendition import Rendition
 from media.track import Track
 from packager.cmaf.fragment import STYP, Sample, chunk, emsg, prft
@@ -81,6 +82,8 @@ class Lane:
         self.holes = 0
         self.lost = False
         """True from a call of `lose` to the next segment that starts."""
+        self.captions: Captions | None = None
+        """Closed captions within the pictures, once some were seen."""
         self.msn = above_msn
         """Of the newest segment that was opened or missed."""
         self.started = False

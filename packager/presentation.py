@@ -26,6 +26,7 @@ from pathlib import Path
 import structlog
 
 from media.clock import VIDEO_TIMESCALE
+from media.codecs.captions import Captions
 from media.cut import Cut
 from media.errors import HeadraceError
 from media.packet import Packet
@@ -251,18 +252,9 @@ class Presentation(View):
     def picture(self, jpeg: bytes) -> None:
         """A new picture of the source: the thumbnail, and the storyboard's tile of the newest segment."""
         self.thumbnail = jpeg
-        last, board = self._cuts.last, self.storyboard
-        tile = board.add(last.msn, jpeg) if last is not None and not self.ended else None
-        if tile is None:
-            return
-        first = min((shelf.listed[0].msn for shelf in self.shelves.values() if shelf.listed), default=0)
-        board.trim(first)
-        if self._reel is not None:
-            msn = tile.msn
-            self._reel.keep_tile(tile_name(self.epoch, msn), jpeg, lambda good: board.stored(msn) if good else None)
-            for old in board.gone:
-                self._reel.drop_tile(tile_name(self.epoch, old))
-        board.gone = []
+        last = self._cuts.last
+        if last is not None and not self.ended:
+            self._keeper.keep_picture(self.storyboard, last.msn, jpeg, self.epoch)
 
     def tile_path(self, msn: int) -> Path:
         """The file of a storyboard's tile whose bytes are on disk alone."""
@@ -334,6 +326,11 @@ class Presentation(View):
                 shelf.expire(now)
 
     # -- inside -----------------------------------------------------------------------------------------------
+
+    def captions(self, rendition_name: str) -> Captions | None:
+        """Closed captions within the rendition's pictures."""
+        found = self._lanes.get(rendition_name)
+        return found.captions if found is not None else None
 
     def goes_on(self) -> dict[str, float]:
         """Renditions of which more is expected, with the number of their last segment; infinite where none is known."""

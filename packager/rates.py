@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from packager.model import Segment
@@ -35,11 +36,12 @@ class Rates:
                 self._peak = max(self._peak, bits / seconds)
 
     def peak(self, current: Segment | None) -> int:
-        """Bits per second. Before the first whole segment: the target with headroom, or what the parts so far say."""
+        """Bits per second, rounded up. Before the first whole segment: the target with headroom, or what the parts so
+        far say."""
         stated = self._floor * 1.1
         if not self._peak and not stated and current is not None and current.duration:
-            return round(current.size_bytes * 8 * current.timescale / current.duration)
-        return max(1, round(max(self._peak, stated)))
+            return math.ceil(current.size_bytes * 8 * current.timescale / current.duration)
+        return max(1, math.ceil(max(self._peak, stated)))
 
     def average(self, current: Segment | None) -> int:
         """Bits per second."""

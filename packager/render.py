@@ -158,7 +158,8 @@ def _entries(presentation: Presentation, renditions: Sequence[Rendition]) -> lis
         rate = nominal_rate(rendition, track) or _measured(window)
         peak, average = rates.peak(window.current), rates.average(window.current)
         pictures = iframes.peak(window) if rendition.kind is Kind.VIDEO else 0
-        found.append(master.Entry(rendition, track, peak, average, rate, pictures))
+        captions = presentation.captions(rendition.name)
+        found.append(master.Entry(rendition, track, peak, average, rate, pictures, captions))
     return found
 
 

@@ -21,6 +21,7 @@ from collections import deque
 from fractions import Fraction
 
 from media.clock import VIDEO_TIMESCALE, rescale
+from media.codecs.captions import captions
 from media.packet import Packet
 from media.rendition import Rendition
 from media.track import Kind
@@ -51,6 +52,8 @@ class Video(Lane):
         """Take one packet, in decode order."""
         events: list[Event] = []
         if packet.keyframe:
+            if self.captions is None and self.rendition.passthrough:  # encoders of ours pass none on
+                self.captions = captions(packet.track.codec, packet.data)
             scale = packet.track.timescale
             boundary = self._cuts.latest(packet.pts + ORIGIN_S * scale, scale, self.msn)
             if boundary is not None:

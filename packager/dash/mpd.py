@@ -13,6 +13,7 @@ from fractions import Fraction
 from xml.sax.saxutils import quoteattr
 
 from media.clock import VIDEO_TIMESCALE, rescale
+from media.codecs.captions import Captions
 from media.track import Codec, Kind
 from packager.dash.periods import Period
 from packager.dash.timeline import foretold, runs_of
@@ -25,6 +26,11 @@ UTC_TIMING = '<UTCTiming schemeIdUri="urn:mpeg:dash:utc:http-iso:2014" value="ti
 
 _CONTINUITY = "urn:mpeg:dash:period-continuity:2015"
 _CHANNELS = "urn:mpeg:dash:23003:3:audio_channel_configuration:2011"
+_CAPTIONS = {
+    Captions.CEA608: ("urn:scte:dash:cc:cea-608:2015", "CC1=und"),
+    Captions.CEA708: ("urn:scte:dash:cc:cea-708:2015", "1=lang:und"),
+}
+"""SCTE 214-1 8.2.2: the scheme and who says what, in an unknown language."""
 _VIDEO_SETS = {Codec.H264: 1, Codec.HEVC: 2, Codec.AV1: 3}
 _AUDIO_SETS = 100
 
@@ -233,6 +239,10 @@ def _adaptation_set(
     if not video:
         role = "main" if rendition.default or group.id == _AUDIO_SETS else "alternate"
         lines.append(f'<Role schemeIdUri="urn:mpeg:dash:role:2011" value="{role}"/>')
+    captions = next((e.captions for e in group.entries if e.captions is not None), None)
+    if captions is not None:
+        scheme, value = _CAPTIONS[captions]
+        lines.append(f'<Accessibility schemeIdUri="{scheme}" value="{value}"/>')
     epoch = windows[rendition.name].epoch
     lines.append(
         f'<SegmentTemplate timescale="{track.timescale}" presentationTimeOffset="{offset}"'

@@ -222,10 +222,14 @@ def _same(notes: _Notes, old: SegmentTag, new: SegmentTag) -> None:
 
 
 def _hint_kept(notes: _Notes, before: MediaPlaylist, after: MediaPlaylist) -> None:
+    """A hint is no promise: a source may stop, and clients drop what does not come (4.4.5.3). So nothing is said where
+    it did, at a discontinuity or a gap; a server that guesses wrong in the midst of a stream costs requests."""
     hinted = next((h.get("URI") for h in before.hints if h.get("TYPE") == "PART"), None)
-    if hinted is None or after.ended:
+    last = before.segments[-1].msn
+    newer = [s for s in after.segments if s.msn >= last]
+    if hinted is None or after.ended or any(s.gap or (s.discontinuity and s.msn > last) for s in newer):
         return
-    parts = [p.uri for s in after.segments if s.msn >= before.segments[-1].msn for p in s.parts]
+    parts = [p.uri for s in newer for p in s.parts]
     seen = {p.uri for s in before.segments for p in s.parts}
     fresh = [uri for uri in parts if uri not in seen]
     notes.should(not fresh or fresh[0] == hinted, "4.4.5.3", f"the hinted part {hinted} did not come")
@@ -267,6 +271,12 @@ def check_multivariant(playlist: Multivariant) -> list[Violation]:
         if "AUDIO" in said:
             notes.must(said["AUDIO"] in groups, "4.4.6.2", f"{uri}: no such group {said['AUDIO']}")
         notes.must(int(said.get("AVERAGE-BANDWIDTH", 0)) <= int(said.get("BANDWIDTH", 0)), "4.4.6.2", f"{uri}: average")
+        captions = said.get("CLOSED-CAPTIONS", "NONE")
+        notes.must(
+            captions == "NONE" or captions in groups, "4.4.6.2", f"{uri}: no such group of closed captions {captions}"
+        )
+    told = [said.get("CLOSED-CAPTIONS", "") for said, _ in playlist.variants]
+    notes.must("NONE" not in told or set(told) == {"NONE"}, "4.4.6.2", "CLOSED-CAPTIONS=NONE in some variants only")
     _groups(notes, playlist.media)
     return notes
 
@@ -283,6 +293,8 @@ def _groups(notes: _Notes, media: Iterable[Mapping[str, str]]) -> None:
         if said.get("DEFAULT") == "YES":
             defaults[group] = defaults.get(group, 0) + 1
             notes.must(said.get("AUTOSELECT", "YES") == "YES", "4.4.6.1", f"{name}: DEFAULT without AUTOSELECT")
+        if said.get("TYPE") == "CLOSED-CAPTIONS":
+            notes.must("INSTREAM-ID" in said and "URI" not in said, "4.4.6.1", f"{name}: no INSTREAM-ID, or a URI")
         if said.get("TYPE") == "AUDIO":
             notes.should("CHANNELS" in said, "4.4.6.1", f"{name}: no CHANNELS")
     notes.must(all(count == 1 for count in defaults.values()), "4.4.6.1", "more than one DEFAULT in a group")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from media.codecs import codec_string
+from media.codecs.captions import Captions
 from media.errors import HeadraceError
 from media.rendition import Rendition
 from media.track import Codec, Kind, Track
@@ -29,6 +30,8 @@ class Entry:
     frame_rate: Fraction | None = None
     iframe_peak: int = 0
     """Bits per second of its I pictures alone; 0 where there is no whole segment yet."""
+    captions: Captions | None = None
+    """Within its pictures."""
 
     @property
     def codec(self) -> str:
@@ -39,18 +42,26 @@ def render(entries: Sequence[Entry]) -> bytes:
     """The playlist as UTF-8; variants in the order of `entries`."""
     videos = [e for e in entries if e.rendition.kind is Kind.VIDEO]
     audios = [e for e in entries if e.rendition.kind is Kind.AUDIO]
-    lines = ["#EXTM3U", "#EXT-X-VERSION:6", "#EXT-X-INDEPENDENT-SEGMENTS"]
+    found = next((e.captions for e in videos if e.captions is not None), None)
+    version = 7 if found is Captions.CEA708 else 6  # RFC 8216bis 8
+    lines = ["#EXTM3U", f"#EXT-X-VERSION:{version}", "#EXT-X-INDEPENDENT-SEGMENTS"]
     groups = _groups(audios)
     if videos:
         for group, members in groups:
             lines += [_media(group, entry, entry is _default(members)) for entry in members]
+    if found is not None:
+        lines.append(
+            '#EXT-X-MEDIA:TYPE=CLOSED-CAPTIONS,GROUP-ID="cc",NAME="CC",LANGUAGE="und",AUTOSELECT=YES,'
+            f'INSTREAM-ID="{found.value}"'
+        )
+    always = [f"CLOSED-CAPTIONS={'NONE' if found is None else quoted('cc')}"]
     with_range = any(video_range(e.track) != "SDR" for e in videos)
     scores = _scores(videos, groups)
     for video in videos:
         if not groups:
-            lines += _variant(video, None, [], with_range, scores.get((video.rendition.name, "")))
+            lines += _variant(video, None, [], with_range, scores.get((video.rendition.name, "")), always)
         for group, members in groups:
-            lines += _variant(video, group, members, with_range, scores.get((video.rendition.name, group)))
+            lines += _variant(video, group, members, with_range, scores.get((video.rendition.name, group)), always)
     lines += [_iframes(video, with_range) for video in videos if video.iframe_peak]
     if not videos:
         for group, members in groups:
@@ -104,7 +115,12 @@ def _media(group: str, entry: Entry, default: bool) -> str:
 
 
 def _variant(
-    video: Entry, group: str | None, audios: Sequence[Entry], with_range: bool, score: int | None = None
+    video: Entry,
+    group: str | None,
+    audios: Sequence[Entry],
+    with_range: bool,
+    score: int | None,
+    always: Sequence[str],
 ) -> list[str]:
     codecs = list(dict.fromkeys([video.codec, *(e.codec for e in audios)]))
     attributes = [
@@ -121,6 +137,7 @@ def _variant(
         attributes.append(f"SCORE={score}.0")
     if group is not None:
         attributes.append(f"AUDIO={quoted(group)}")
+    attributes += always
     return ["#EXT-X-STREAM-INF:" + ",".join(attributes), f"{video.rendition.name}/media.m3u8"]
 
 
@@ -141,6 +158,7 @@ def _sound_only(entry: Entry, group: str | None) -> list[str]:
     attributes = f"BANDWIDTH={entry.peak},AVERAGE-BANDWIDTH={entry.average},CODECS={quoted(entry.codec)}"
     if group is not None:
         attributes += f",AUDIO={quoted(group)}"
+    attributes += ",CLOSED-CAPTIONS=NONE"
     return ["#EXT-X-STREAM-INF:" + attributes, f"{entry.rendition.name}/media.m3u8"]
 
 

@@ -108,6 +108,16 @@ def test_each_rule_between_two(before: str, after: str, rule: str) -> None:
     assert rule in {violation.rule for violation in lint.follow(media(before), media(after))}
 
 
+def test_a_hint_is_no_promise() -> None:
+    """The source stopped within segment 6, and came back as segment 7."""
+    back = (
+        "#EXTINF:0.50000,\n6.m4s\n#EXT-X-DISCONTINUITY\n#EXT-X-PROGRAM-DATE-TIME:2026-01-01T00:00:20.000Z\n"
+        '#EXT-X-PART:DURATION=0.50000,URI="7.0.m4s",INDEPENDENT=YES\n#EXT-X-PRELOAD-HINT:TYPE=PART,URI="7.1.m4s"'
+    )
+    after = media(GOOD.replace('#EXT-X-PRELOAD-HINT:TYPE=PART,URI="6.1.m4s"', back).replace("MSN=6", "MSN=7"))
+    assert lint.follow(media(GOOD), after) == []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "rule"),
     [
@@ -116,6 +126,9 @@ def test_each_rule_between_two(before: str, after: str, rule: str) -> None:
         (",RESOLUTION=2x2", "", "APPLE 9.2"),
         ('LANGUAGE="en",', "", "APPLE 8.10"),
         ("BANDWIDTH=2", "BANDWIDTH=0", "4.4.6.2"),
+        ('AUDIO="a"\n', 'AUDIO="a",CLOSED-CAPTIONS="cc"\n', "4.4.6.2"),
+        ("#EXT-X-STREAM", "#EXT-X-STREAM-INF:CLOSED-CAPTIONS=NONE\nw.m3u8\n#EXT-X-STREAM", "4.4.6.2"),
+        ("TYPE=AUDIO", "TYPE=CLOSED-CAPTIONS", "4.4.6.1"),
     ],
 )
 def test_each_rule_of_the_list_of_variants(old: str, new: str, rule: str) -> None:

@@ -16,7 +16,9 @@ from packager import render
 from packager.cmaf import read
 from packager.hls import parse
 from packager.hls.media_lint import Tape, check_codecs, check_rates
+from packager.model import Boundary, Segment
 from packager.presentation import Presentation
+from packager.rates import Rates
 from packager.settings import PackagerSettings
 
 
@@ -119,6 +121,18 @@ def test_rates_and_codecs_are_held_against_the_variant(shown: Presentation) -> N
     assert [v.must for v in check_rates("x", {"BANDWIDTH": str(int(it.peak / 1.2))}, it, [])] == [False]
     assert [v.must for v in check_rates("x", {"BANDWIDTH": str(int(it.peak / 1.3))}, it, [])] == [True]
     assert [v.rule for v in check_codecs("x", {"CODECS": "avc1.4d401e"}, [it])] == ["4.4.6.2"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 900_000), st.integers(60_000, 200_000)), min_size=1, max_size=12))
+def test_what_was_declared_holds_against_rounded_durations(made: list[tuple[int, int]]) -> None:
+    """BANDWIDTH is an upper bound, to the bit; EXTINF is not exact."""
+    rates, it = Rates(2, 0), Tape(2)
+    for msn, (size, length) in enumerate(made):
+        cut = Boundary(msn, 0, 0, False, 0)
+        rates.add(Segment(cut, None, 90_000, 0, length, (), complete=True, size_bytes=size))
+        it.segment(parse.SegmentTag(msn, 0, uri="x", duration=round(Decimal(length) / 90_000, 5)), bytes(size))
+    if it.peak:
+        assert check_rates("x", {"BANDWIDTH": str(rates.peak(None))}, it, []) == []
 
 
 @settings(max_examples=150, deadline=None)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
 
 from media.codecs import audio_track
+from media.codecs.captions import Captions
 from media.rendition import Rendition
 from media.track import Codec, Kind, Track
+from packager import render
 from packager.hls import lint, multivariant, parse
+from packager.presentation import Presentation
+from packager.settings import PackagerSettings
 
 AVC = bytes.fromhex("01640028ffe1001b67640028acd940780227e5c044000003000400000300f03c60c65801000568ebe3cb22")
 AV1 = bytes.fromhex("81050c00")
@@ -62,3 +70,45 @@ def test_codecs_tell_every_format_of_the_variant() -> None:
     found = variants(video("source", Codec.H264, AVC, 1080, 4_000_000), sound("audio", OPUS, 96_000, 0))
     assert found[0]["CODECS"] == "avc1.640028,opus"
     assert "VIDEO-RANGE" not in found[0]
+
+
+def test_without_captions_every_variant_says_so() -> None:
+    """A player that is not told looks for them in segments before it plays (Shaka 5.2)."""
+    found = variants(
+        video("source", Codec.H264, AVC, 1080, 6_000_000),
+        video("360p", Codec.H264, AVC, 360, 800_000),
+        sound("audio", AAC, 128_000, 0),
+    )
+    assert [said["CLOSED-CAPTIONS"] for said in found] == ["NONE", "NONE"]
+    assert [said["CLOSED-CAPTIONS"] for said in variants(sound("audio", AAC, 128_000, 0))] == ["NONE"]
+
+
+@pytest.mark.parametrize(("kind", "version"), [(Captions.CEA608, 6), (Captions.CEA708, 7)])
+def test_captions_of_the_source_are_offered_by_every_variant(kind: Captions, version: int) -> None:
+    entries = [
+        replace(video("source", Codec.H264, AVC, 1080, 6_000_000), captions=kind),
+        video("360p", Codec.H264, AVC, 360, 800_000),
+        sound("audio", AAC, 128_000, 0),
+    ]
+    assert [said["CLOSED-CAPTIONS"] for said in variants(*entries)] == ["cc", "cc"]
+    text = multivariant.render(entries).decode()
+    assert f'INSTREAM-ID="{kind.value}"\n' in text
+    assert f"#EXT-X-VERSION:{version}\n" in text
+
+
+SEI = b"\0\0\0\x12\x06\x04\x0e\xb5\0\x31GA94\x03\x41\xff\xfc\x94\x20\xff\x80"
+"""An SEI unit with one valid pair of CEA-608."""
+
+
+@pytest.mark.parametrize("captioned", [False, True])
+def test_captions_are_found_in_what_is_passed_through(studio: SimpleNamespace, captioned: bool) -> None:
+    feed = studio.video(seconds=3)
+    if captioned:
+        feed.packets[:] = [replace(p, data=SEI + p.data) for p in feed.packets]
+    presentation = Presentation("x", PackagerSettings())
+    presentation.declare([feed.rendition])
+    studio.play(presentation, studio.script([feed], studio.cuts_of(feed)))
+    listed = render.multivariant(presentation).decode()
+    assert ("CLOSED-CAPTIONS=NONE" in listed) is not captioned
+    assert ('INSTREAM-ID="CC1"' in listed) is captioned
+    assert (b'<Accessibility schemeIdUri="urn:scte:dash:cc:cea-608:2015"' in render.mpd(presentation)) is captioned

@@ -45,6 +45,7 @@ from ingest.whip.rtp import Frames, Nacks, Piece, h264_starts_key, vp8_starts_ke
 from ingest.whip.tracks import Audio, Video
 from media.codecs import aac, audio_track, av1, h264, hevc, nal, normalise_video, opus, video_track
 from media.codecs.av1_sequence import parse_sequence_header
+from media.codecs.captions import captions
 from media.codecs.hevc_sps import parse_sps as parse_hevc_sps
 from media.errors import HeadraceError, MediaError, ProtocolError
 from media.track import Codec
@@ -182,6 +183,10 @@ def _mpegts() -> Target:
     )
 
 
+CAPTIONS = b"\0\0\0\x12\x06\x04\x0e\xb5\0\x31GA94\x03\x41\xff\xfc\x94\x20\xff\x80"
+"""An SEI unit of H.264 with its length in front."""
+
+
 @_target
 def _h264() -> Target:
     units = Clips.units("h264")
@@ -194,10 +199,11 @@ def _h264() -> Target:
             lambda: h264.parse_avcc(data), lambda: video_track(0, Codec.H264, data), lambda: h264.parse_sps(data),
             lambda: normalise_video(Codec.H264, nal.split_lengths(data), record), lambda: nal.split_annexb(data),
             lambda: normalise_video(Codec.H264, nal.split_annexb(data), b""), lambda: h264.codec_string(data),
+            lambda: captions(Codec.H264, data),
         ):  # fmt: skip
             _quietly(parser)
 
-    return Target("h264", seeds, run, (), [b"\0\0\1", b"\0\0\3", b"\0\0\0\1\x67", b"\0\0\0\1\x68\xce"])
+    return Target("h264", seeds, run, (), [CAPTIONS, b"\0\0\1", b"\0\0\3", b"\0\0\0\1\x67", b"\0\0\0\1\x68\xce"])
 
 
 @_target
@@ -211,11 +217,13 @@ def _hevc() -> Target:
         for parser in (
             lambda: hevc.parse_hvcc(data), lambda: video_track(0, Codec.HEVC, data), lambda: parse_hevc_sps(data),
             lambda: normalise_video(Codec.HEVC, nal.split_lengths(data), record), lambda: hevc.codec_string(data),
-            lambda: normalise_video(Codec.HEVC, nal.split_annexb(data), b""),
+            lambda: normalise_video(Codec.HEVC, nal.split_annexb(data), b""), lambda: captions(Codec.HEVC, data),
         ):  # fmt: skip
             _quietly(parser)
 
-    return Target("hevc", seeds, run, (), [b"\0\0\1", b"\0\0\3", b"\0\0\0\1\x42\x01"])
+    return Target(
+        "hevc", seeds, run, (), [b"\0\0\0\x13\x4e\x01" + CAPTIONS[5:], b"\0\0\1", b"\0\0\3", b"\0\0\0\1\x42\x01"]
+    )
 
 
 @_target
@@ -231,10 +239,11 @@ def _av1() -> Target:
             lambda: av1.parse_av1c(data), lambda: video_track(0, Codec.AV1, data), lambda: list(av1.iterate(data)),
             lambda: parse_sequence_header(data), lambda: normalise_video(Codec.AV1, [data], record),
             lambda: av1.is_keyframe(data), lambda: av1.clean(data), lambda: av1.codec_string(data),
+            lambda: captions(Codec.AV1, data),
         ):  # fmt: skip
             _quietly(parser)
 
-    return Target("av1", seeds, run, ())
+    return Target("av1", seeds, run, (), [b"\x2a\x0f\x04" + CAPTIONS[7:-1]])
 
 
 @_target
