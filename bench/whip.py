@@ -7,8 +7,7 @@ passed through; only the sound is encoded, from Opus to AAC, in a worker whose C
 camera is a canvas that turns white while a tone sounds, once a second, so that the offset can be measured in the
 packaged segments (which are all fetched through the edge); with `--camera` it is Chromium's own fake device.
 
-`--loss` and `--delay-ms` put `tests/support/lossy_relay.py` between browser and server: the answer's candidates are
-changed on their way to the page, and the browser's own are kept from the server, so that there is no way around it.
+`--loss` and `--delay-ms` put `tests/support/lossy_relay.py` between browser and server (`whip_road.py` there).
 """
 
 from __future__ import annotations
@@ -18,62 +17,24 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
+from browser_camera import SWITCHES, camera
 from hls_reader import Recording, frames, update, variants
 from lipsync import beeps, flashes
 from live_server import Server, new_server, wait_for
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Page, sync_playwright
+from whip_road import road
 
-SUPPORT = Path(__file__).parents[1] / "tests" / "support"
 TICK = os.sysconf("SC_CLK_TCK")
 IDLE_S = 10
-SWITCHES = [
-    "--no-sandbox",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-]
-FLASH = """
-navigator.mediaDevices.getUserMedia = async () => {
-  const canvas = document.createElement("canvas");
-  canvas.width = 1280; canvas.height = 720;
-  const picture = canvas.getContext("2d");
-  const sound = new AudioContext({ sampleRate: 48000 });
-  await sound.resume();
-  const out = sound.createMediaStreamDestination();
-  const gain = new GainNode(sound, { gain: 0 });
-  const tone = new OscillatorNode(sound, { frequency: 1000 });
-  tone.connect(gain).connect(out);
-  tone.start();
-  let until = 0, next = performance.now() + 1000, count = 0;
-  setInterval(() => {
-    const now = performance.now();
-    if (now >= next) { next += 1000; until = now + 200; gain.gain.value = 0.5; }
-    if (now >= until) gain.gain.value = 0;
-    picture.fillStyle = now < until ? "white" : "black";
-    picture.fillRect(0, 0, 1280, 720);
-    for (let i = 0; i < 40; i++) {
-      picture.fillStyle = `hsl(${(count * 7 + i * 9) % 360} 90% 50%)`;
-      picture.fillRect((count * 11 + i * 31) % 1280, 560 + (i * 37) % 150, 30, 20);
-    }
-    count++;
-  }, 33);
-  const stream = canvas.captureStream(30);
-  stream.addTrack(out.stream.getAudioTracks()[0]);
-  return stream;
-};
-"""
 STATISTICS = """async () => {
   for (const sender of headrace.session.pc.getSenders()) sender.track?.stop();
   await new Promise((done) => setTimeout(done, 500));
@@ -86,45 +47,6 @@ STATISTICS = """async () => {
         found[name] = report[name];
   return found;
 }"""
-
-
-@contextlib.contextmanager
-def relays(page: Page, arguments: argparse.Namespace) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A lossy relay in front of each candidate that the server answers with."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def before(port: str) -> int:
-        command = [sys.executable, str(SUPPORT / "lossy_relay.py"), f"--to=127.0.0.1:{port}"]
-        command += [f"--loss={arguments.loss}", f"--delay-ms={arguments.delay_ms}", "--seed=1"]
-        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-        assert started[-1].stdout is not None
-        return int(json.loads(started[-1].stdout.readline())["port"])
-
-    def post(route: Route) -> None:
-        if route.request.method != "POST":
-            route.continue_()
-            return
-        offer = re.sub(r"a=candidate:.*\r\n", "", route.request.post_data or "")
-        answer = route.fetch(post_data=offer)
-        ports = {port: before(port) for port in set(re.findall(r"127\.0\.0\.1 (\d+) typ host", answer.text()))}
-        changed = re.sub(r"127\.0\.0\.1 (\d+) typ host", lambda m: f"127.0.0.1 {ports[m[1]]} typ host", answer.text())
-        route.fulfill(response=answer, body=changed)
-
-    def patch(route: Route) -> None:
-        if route.request.method == "PATCH":
-            route.fulfill(status=204)
-        else:
-            route.continue_()
-
-    try:
-        if arguments.loss or arguments.delay_ms:
-            page.route("**/whip", post)
-            page.route("**/whip/*", patch)
-        yield started
-    finally:
-        for relay in started:
-            relay.kill()
-            relay.wait()
 
 
 def cpu_s(pid: int) -> float:
@@ -238,18 +160,16 @@ def main() -> None:
         server.start()
         try:
             with sync_playwright() as driver:
-                browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=SWITCHES)
+                browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=[*SWITCHES])
                 page = browser.new_page()
                 if not arguments.camera:
-                    page.add_init_script(FLASH)
-                with relays(page, arguments) as started:
+                    page.add_init_script(camera(1280, 720, 40))
+                with contextlib.ExitStack() as stack:
+                    way = None
+                    if arguments.loss or arguments.delay_ms:
+                        way = stack.enter_context(road(page, loss=arguments.loss, delay_ms=arguments.delay_ms, seed=1))
                     result = run(server, page, arguments, folder)
-                    for relay in started:
-                        assert relay.stdin is not None
-                        assert relay.stdout is not None
-                        relay.stdin.write(b"stats\n")
-                        relay.stdin.flush()
-                        result.setdefault("road", []).append(json.loads(relay.stdout.readline()))
+                    result["road"] = way.ask("stats") if way else None
                 browser.close()
         finally:
             server.stop()

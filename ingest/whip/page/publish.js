@@ -10,6 +10,8 @@ const page = {
 const ENDPOINT = new URL("whip", document.baseURI);
 const RESTART_AFTER_MS = 2000;
 const GIVE_UP_MS = 25000;
+const REJOIN_MS = 3000;
+const REJOIN_FOR_MS = 300000;
 
 let stream = null;   // what the preview shows and what is sent
 let session = null;  // the WhipSession that is live, if any
@@ -140,6 +142,9 @@ class WhipSession {
 
   get pc() { return this.#pc; }
 
+  // The server has said goodbye (DTLS close): it ended the session, it was not lost.
+  get dismissed() { return this.#senders.video?.transport?.state === "closed" || this.#senders.audio?.transport?.state === "closed"; }
+
   async start(media, kilobits) {
     this.#pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
     for (const kind of ["video", "audio"]) {
@@ -156,7 +161,9 @@ class WhipSession {
     this.#pc.addEventListener("connectionstatechange", () => this.#changed());
     await this.#pc.setLocalDescription();
     const response = await this.#send(ENDPOINT, "POST", "application/sdp", this.#pc.localDescription.sdp);
-    if (response.status !== 201) throw new Error(await describe(response));
+    if (response.status !== 201) {
+      throw Object.assign(new Error(await describe(response)), { retry: [429, 503].includes(response.status) });
+    }
     this.#url = new URL(response.headers.get("Location"), ENDPOINT);
     this.#etag = response.headers.get("ETag");
     this.#useServers(response.headers.get("Link"));
@@ -253,6 +260,7 @@ class WhipSession {
       const body = [line("ice-ufrag"), line("ice-pwd"), "m=video 9 UDP/TLS/RTP/SAVPF 0", line("mid"), ...candidates,
         "a=end-of-candidates"].join("\r\n") + "\r\n";
       const response = await this.#send(this.#url, "PATCH", "application/trickle-ice-sdpfrag", body, { "If-Match": "*" });
+      if (response.status === 404 && this.#pc.connectionState !== "connected") this.onState("failed");
       if (response.status !== 200) throw new Error(await describe(response));
       this.#etag = response.headers.get("ETag");
       await this.#pc.setRemoteDescription({ type: "answer", sdp: renewed(old, await response.text()) });
@@ -350,28 +358,46 @@ async function health() {
 
 // ---- the page ---------------------------------------------------------------------------------------------------
 
-async function start() {
+async function start(rejoinUntil = 0) {
   showError();
-  showState("busy", "Connecting");
+  showState("busy", rejoinUntil ? "Reconnecting" : "Connecting");
   if (!stream && !(await refreshPreview())) { showState("idle", "Not live"); return; }
   const fresh = new WhipSession(page.key.value.trim());
   session = fresh;
+  let wasLive = rejoinUntil > 0;
   fresh.onState = (state) => {
     if (session !== fresh) return;
-    if (state === "connected") showState("live", "Live");
-    if (state === "disconnected") showState("busy", "Reconnecting");
-    if (state === "failed" || state === "closed") {
-      stop();
-      showError("The connection to the server was lost. Check the network, then go live again.");
+    if (state === "connected") {
+      rejoinUntil = 0;
+      wasLive = true;
+      showState("live", "Live");
     }
+    if (state === "disconnected") showState("busy", "Reconnecting");
+    if (state === "failed" || state === "closed") lost(fresh, wasLive, rejoinUntil);
   };
   try {
     await fresh.start(stream, Number(page.bitrate.value));
   } catch (error) {
-    await stop();
+    if (session !== fresh) return;
     const offline = error instanceof TypeError;
+    if (rejoinUntil && (offline || error.retry)) { lost(fresh, true, rejoinUntil); return; }
+    await stop();
     showError(offline ? "The server cannot be reached." : error.message);
   }
+}
+
+// The connection is lost: viewers are kept for a while, so come back as a new session of the same stream.
+function lost(old, wasLive, rejoinUntil) {
+  const until = rejoinUntil || performance.now() + REJOIN_FOR_MS;
+  if (!wasLive || old.dismissed || performance.now() > until) {
+    stop();
+    showError(old.dismissed ? "The server has ended the stream."
+      : "The connection to the server was lost. Check the network, then go live again.");
+    return;
+  }
+  showState("busy", "Reconnecting");
+  old.stop();
+  setTimeout(() => { if (session === old) start(until); }, rejoinUntil ? REJOIN_MS : 0);
 }
 
 async function stop() {
