@@ -49,7 +49,8 @@ FIELDS = [
 def asks(count: int) -> list[Ask]:
     """Few kinds, so that they repeat: what comes again takes the short path."""
     chance = random.Random(7)
-    kinds = [Ask(chance.choice(LINES), tuple(chance.sample(FIELDS, chance.choice((0, 0, 1, 1, 2))))) for _ in range(40)]
+    kinds = [Ask(line, (field,)) for line in LINES[:3] for field in FIELDS]
+    kinds += [Ask(chance.choice(LINES), tuple(chance.sample(FIELDS, chance.choice((0, 0, 1, 2))))) for _ in range(30)]
     kinds = [kind for kind in kinds if len({field.partition(b":")[0] for field in kind.fields}) == len(kind.fields)]
     return [chance.choice(kinds) for _ in range(count)]
 
