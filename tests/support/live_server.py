@@ -60,6 +60,8 @@ class Server:
         try:
             wait_for(lambda: self.status(f"{self.api}/readyz") == 200, 30, "the server is ready")
         except AssertionError:
+            self.process.kill()
+            self.process.wait()
             raise AssertionError(self.text()) from None
 
     @property

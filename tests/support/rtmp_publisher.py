@@ -28,10 +28,10 @@ class Tag:
         return self.body[1:2] == b"\0" and self.kind in (Kind.AUDIO, Kind.VIDEO)
 
 
-def encode(arguments: tuple[str, ...], path: Path) -> list[Tag]:
+def encode(arguments: tuple[str, ...], path: Path, ffmpeg: str = "ffmpeg") -> list[Tag]:
     """What ffmpeg would publish from these arguments (input and codecs), in its order."""
     subprocess.run(
-        ["ffmpeg", "-v", "error", "-nostdin", *arguments, "-flvflags", "no_duration_filesize", "-f", "flv", str(path)],
+        [ffmpeg, "-v", "error", "-nostdin", *arguments, "-flvflags", "no_duration_filesize", "-f", "flv", str(path)],
         check=True,
     )
     return list(_tags(path.read_bytes()))
