@@ -226,7 +226,7 @@ def check(headers: dict[str, str], http10: bool) -> None:
     if length is not None:
         if not (length.isascii() and length.isdigit()):
             raise Bad(400, "Content-Length is not a number.", "bad_length")
-        if int(length[:20]) != 0:
+        if length.strip("0"):
             raise Bad(413, "A request with a body is not taken here.", "unwanted_body")
     if "expect" in headers:
         raise Bad(417, "No body is expected here.", "bad_expect")

@@ -203,6 +203,8 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers = {}
+        if self.done is None:
+            self.close()  # a second answer behind the first would be taken for that to the next request
 
     def on_header(self, name: bytes, value: bytes) -> None:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip()
