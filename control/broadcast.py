@@ -101,6 +101,8 @@ class Broadcast:
         self.dropped_packets = 0
         self.reconnect_window_s = reconnect_window_s
         self.transcode_stats: dict[str, float | str] = {}
+        self.viewers: dict[str, int] = {}
+        """At our own edge, by rendition."""
         self.distributor = Distributor(presentation, planner, segment_s=segment_s, notice=self.notice)
         self._limit_settings = limits or LimitSettings()
         self._limits = Limits(self._limit_settings)

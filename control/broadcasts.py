@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -166,6 +166,14 @@ class Broadcasts:
                 self._shown.pop(playback_id, None)
                 self._finishing.pop(playback_id, None)
                 del self._ended_at[playback_id]
+
+    def watched(self, viewers: Mapping[str, Mapping[str, int]]) -> None:
+        """How many watch which rendition, by playback id: told to those who may have to shed."""
+        for broadcast in self._live.values():
+            job, counts = broadcast.distributor.job, viewers.get(broadcast.presentation.playback_id, {})
+            broadcast.viewers = dict(counts)
+            if job is not None:
+                job.watched(counts)
 
     def drain(self) -> None:
         """Tell every publisher to go and end every broadcast."""

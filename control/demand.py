@@ -179,6 +179,11 @@ class Demand:
         if self._job is not None:
             self._job.change(replace(self._plan, video=tuple(e for e in self._plan.video if e.name not in off)))
 
+    def watched(self, viewers: Mapping[str, int]) -> None:
+        """How many watch which rendition."""
+        if self._job is not None:
+            self._job.watched(viewers)
+
     def write(self, item: Packet | Cut | Gap) -> None:
         """One item of the source, in order."""
         if isinstance(item, Cut):

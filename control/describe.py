@@ -50,6 +50,7 @@ def describe(broadcast: Broadcast) -> dict[str, Any]:
         "decoder": next(iter(plan.decoders), "") or ("cpu" if plan.video else ""),
         "cutting": b.distributor.cutter.mode.value,
         "dropped_packets": b.dropped_packets,
+        "viewers": dict(b.viewers),
         "transcode": dict(b.transcode_stats),
         "packager": b.presentation.counters(),
         "notices": list(b.notices),

@@ -53,6 +53,8 @@ from transcode.remote import Guests
 log = structlog.get_logger(__name__)
 
 TICK_S = 1.0
+COUNT_S = 5.0
+"""Between two counts of who watches what."""
 KEEP_ENDED_S = 120.0
 """How long an ended broadcast stays watchable from memory."""
 DRAIN_S = 8.0
@@ -199,6 +201,8 @@ class Node:
             stack.enter_context(announced(self._data, api_address(settings.api.host, port)))
         stack.push_async_callback(self._drain)
         self._spawn(self._tick())
+        if self.edge is not None:
+            self._spawn(self._count_viewers(self.edge))
         self._spawn(self._probe())
         await self._start_listeners()
 
@@ -269,6 +273,11 @@ class Node:
                 self.broadcasts.tick()
             except Exception:  # a fault of ours in one broadcast must not end the others
                 log.exception("tick_failed")
+
+    async def _count_viewers(self, edge: EdgePool) -> None:
+        while True:
+            await asyncio.sleep(COUNT_S)
+            self.broadcasts.watched(await edge.watching())
 
     async def _probe(self) -> None:
         """Find out what the devices can do, then how fast the CPU is, without holding anything up."""

@@ -25,6 +25,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,14 @@ class EdgePool:
             for stream, hashes in answer["viewers"].items():
                 merged.setdefault(stream, set()).update(hashes)
         return {stream: len(hashes) for stream, hashes in merged.items()}
+
+    async def watching(self) -> dict[str, Counter[str]]:
+        """Viewers by playback id and rendition, as of now; roughly (`edge.viewers`)."""
+        merged: dict[str, Counter[str]] = {}
+        for answer in await self._ask_all({"do": "watching"}):
+            for stream, counts in answer.items():
+                merged.setdefault(stream, Counter()).update(counts)
+        return merged
 
     async def purge(self, prefix: str) -> int:
         """Forget every object whose path starts with `prefix`, in all workers; how many there were."""

@@ -1,7 +1,7 @@
 """One edge worker: composes cache, coalescer, server and listeners, and answers its supervisor.
 
 What it is told comes as one JSON line on stdin; while stdin stays open its parent lives. It says `ready` with
-its port on stdout, and answers `metrics`, `purge` and `viewers` as JSON lines on a private Unix socket.
+its port on stdout, and answers `metrics`, `purge` and `watching` as JSON lines on a private Unix socket.
 """
 
 from __future__ import annotations
@@ -252,6 +252,8 @@ class Worker:
     def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
         if order.get("do") == "metrics":
             return asdict(self.snapshot())
+        if order.get("do") == "watching":
+            return self.viewers.watching()
         if order.get("do") == "purge":
             return {"purged": self._purge(self._marked(str(order["mark"])) if "mark" in order else {order["prefix"]})}
         if order.get("do") == "revoke":

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -170,6 +170,11 @@ class Job:
     def change(self, plan: Plan) -> None:
         """`plan` holds from the next cut on: encoders that it adds start there, those that it drops end there."""
         self._changed = plan
+
+    def watched(self, viewers: Mapping[str, int]) -> None:
+        """How many watch which rendition, for the order in which a worker sheds. Ignored while there is none."""
+        if self._process is not None and self._process.writable:
+            self._process.send(m.Watched(dict(viewers)))
 
     def _turn_plan(self) -> None:
         """A cut comes and there is another plan."""

@@ -2,7 +2,7 @@
 
 | way | message | payload |
 |---|---|---|
-| to worker | `Admitted`, `Open`, `Change`, `Describe`, `Unit`, `Mark`, `Hole`, `Close` | `Unit`: coded frame |
+| to worker | `Admitted`, `Open`, `Change`, `Describe`, `Unit`, `Mark`, `Hole`, `Watched`, `Close` | `Unit`: frame |
 | to core | `Join`, `Hello`, `Made`, `Encoded`, `Progress`, `Picture`, `Notice`, `Done` | `Encoded`: frame, `Picture` |
 """
 
@@ -21,7 +21,7 @@ EXIT_BUG = 70
 EXIT_MEMORY = 77
 """Exit code of a worker that grew past its memory limit."""
 
-VERSION = 1
+VERSION = 2
 """Of this vocabulary; a worker of another version is not used."""
 
 
@@ -74,6 +74,12 @@ class Hole(_Message, tag="gap", frozen=True):
     start: int
     end: int
     reason: str
+
+
+class Watched(_Message, tag="watched", frozen=True):
+    """How many watch which rendition: who sheds, sheds where that hurts fewest."""
+
+    viewers: dict[str, int]
 
 
 class Close(_Message, tag="close", frozen=True):
@@ -158,6 +164,7 @@ Message = (
     | Unit
     | Mark
     | Hole
+    | Watched
     | Close
     | Join
     | Admitted

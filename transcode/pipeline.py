@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from media.packet import Gap, Packet
 from media.track import Kind
 from transcode.audio import AudioBranch
@@ -27,10 +29,18 @@ class Pipeline:
         self._branches: dict[int, Branch] = {}
         self._turn: Turn | None = None
         self._skipped = 0
+        self._viewers: dict[str, int] = {}
 
     def change(self, plan: Plan) -> None:
         """`plan` holds from the next cut on."""
         self._next = plan
+
+    def watched(self, viewers: Mapping[str, int]) -> None:
+        """How many watch which rendition."""
+        self._viewers = dict(viewers)
+        for branch in self._branches.values():
+            if isinstance(branch, VideoBranch):
+                branch.viewers = self._viewers
 
     def write(self, item: Packet | Gap) -> None:
         """One packet, or a gap for all branches."""
@@ -69,6 +79,7 @@ class Pipeline:
         branch: Branch
         if track.kind is Kind.VIDEO:
             branch = VideoBranch(track.id, self._plan, self._output)
+            branch.viewers = self._viewers
         else:
             branch = AudioBranch(track.id, self._plan, self._output)
         if self._turn is not None:

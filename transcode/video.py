@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -58,6 +59,8 @@ class VideoBranch(threading.Thread):
         self._closing: dict[str, Rung] = {}
         self._last_pts = -1
         self._shedder = Shedder(plan.shed_after_s)
+        self.viewers: Mapping[str, int] = {}
+        """By rendition; replaced whole by the reader's thread."""
         self._looked = (0.0, -1)
         """Time and position when `values` were asked for last."""
         self._seen: WeakKeyDictionary[Rung, tuple[float, int]] = WeakKeyDictionary()
@@ -184,7 +187,7 @@ class VideoBranch(threading.Thread):
     def _arrange(self) -> None:
         """Open and close rungs so that they are those of the plan, less what is shed. At cuts only."""
         specs = [s for s in self._plan.video if s.track_id == self._track_id]
-        off = self._shedder.off(specs)
+        off = self._shedder.off(specs, self.viewers)
         wanted = {s.name: s for s in specs if s.name not in off}
         for name, rung in list(self._rungs.items()):
             if wanted.get(name) != rung.spec:
@@ -204,7 +207,7 @@ class VideoBranch(threading.Thread):
 
     def _shed(self) -> None:
         specs = [s for s in self._plan.video if s.track_id == self._track_id]
-        change = self._shedder.look(self._lag_s(), time.monotonic(), specs)
+        change = self._shedder.look(self._lag_s(), time.monotonic(), specs, self.viewers)
         if not change:
             return
         self._output.notice("shedding", change)

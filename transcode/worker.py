@@ -112,6 +112,8 @@ class Worker:
                 pipeline.cut(message)
             case m.Hole():
                 pipeline.write(Gap(message.track_id, message.start, message.end, message.reason))
+            case m.Watched():
+                pipeline.watched(message.viewers)
             case m.Change():
                 pipeline.change(message.plan)
             case _:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.client import Clients, plain
+from edge.viewers import Viewers
 
 TRUSTED = ("10.0.0.0/8", "fd00::/8")
 
@@ -73,3 +74,16 @@ async def test_viewers_are_counted_behind_a_proxy(make_edge: MakeEdge, origin: S
     for number in range(20):
         await proxy.ask("/live/a/p", forwarded=f"for=203.0.113.{number % 5}")
     assert len(edge.worker.viewers.snapshot()["a"]) == 5
+
+
+def test_each_viewer_counts_for_the_rendition_of_picture_that_it_asked_for_last() -> None:
+    viewers = Viewers(30, b"k")
+    for number in range(5):
+        then = ("720p/seg-1.m4s",) if number < 3 else ()
+        for path in ("index.m3u8", "360p/media.m3u8", *then, "audio/media.m3u8"):
+            viewers.seen(f"/live/a/{path}", f"203.0.113.{number}", "player", 1.0 + number)
+    assert viewers.watching() == {"a": {"720p": 3, "360p": 2}}
+    viewers.sweep(32.5)  # the first two have left
+    assert viewers.watching() == {"a": {"720p": 1, "360p": 2}}
+    viewers.sweep(99)
+    assert viewers.watching() == {}

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from media.cut import Cut
 from media.packet import Packet
 from media.track import Codec
 from transcode import rung as rung_module
 from transcode.encoder import EncoderError
 from transcode.ladder import PRESETS, Ladder, Rung
+from transcode.messages import Mark
+from transcode.pipeline import Pipeline
 from transcode.plan import Plan, make_plan
 from transcode.settings import TranscodeSettings
 
@@ -248,3 +251,24 @@ def test_the_default_ladder_holds_its_bitrate(kit: Any) -> None:
         bits = 8 * sum(len(p.data) for p in out.packets["180p"] if start <= p.pts < end)
         assert bits <= 150_000 * 2 * 1.2
     assert PRESETS["default"].rungs[0].bitrate == 6_000_000
+
+
+def test_a_worker_that_is_behind_leaves_out_what_fewest_watch(kit: Any, clip: Any) -> None:
+    settings = TranscodeSettings(x264_preset="ultrafast", shed=False)
+    ladder = Ladder("two", (Rung(120, 200_000, value=1), Rung(90, 150_000, value=9)))
+    plan = make_plan(clip.track, None, ladder, passthrough=True, hardware=None, settings=settings)
+    out = kit.Collected()
+    pipeline = Pipeline(plan, out)
+    for item in kit.interleave(clip.packets, kit.grid(clip.times[0], clip.times[-1])):
+        if isinstance(item, Cut):
+            pipeline.cut(Mark(item.index, item.pts, item.discontinuity))
+            pipeline.watched({"120p": 5, "90p": 2})
+            for branch in pipeline._branches.values() if item.index == 1 else ():
+                # Both rungs thin and one out, as of a machine that is too slow.
+                branch._shedder.level = 3  # type: ignore[union-attr]
+        else:
+            pipeline.write(item)
+    pipeline.close()
+    assert 450_000 in out.idrs("120p")
+    left = [p.pts for p in out.packets.get("90p", [])]
+    assert max(left, default=0) < 450_000, "it is worth more, but fewer watch it"

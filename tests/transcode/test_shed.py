@@ -30,6 +30,17 @@ def test_frame_rates_first_then_rungs_lowest_value_first_and_never_the_last() ->
     assert seen[4] == seen[-1] == (["360p", "480p", "720p"], ["480p", "720p"])
 
 
+def test_rungs_that_fewest_watch_are_left_out_first_whatever_their_value() -> None:
+    shedder = Shedder(0.5)
+    shedder.level = 4
+    assert shedder.off(SPECS, {"720p": 3, "480p": 40, "360p": 2}) == {"360p"}
+    assert shedder.off(SPECS, {"720p": 5, "480p": 40}) == {"360p"}, "they went on with 720p: it stays out"
+    assert shedder.off(SPECS, {"source": 9}) == {"480p"}, "nobody watches a rung: by value"
+    shedder.level = 9
+    assert shedder.off(SPECS, {"720p": 3, "480p": 40, "360p": 2}) == {"360p", "720p"}
+    assert shedder.thinned(SPECS) == {"720p", "480p", "360p"}
+
+
 def test_a_lag_that_is_worked_off_sheds_nothing() -> None:
     shedder = Shedder(0.5)
     for step, lag in enumerate([3.0, 2.5, 2.0, 1.0, 0.6, 0.1]):
