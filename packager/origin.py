@@ -233,10 +233,10 @@ class Origin:
         if tile is None:
             return replies.not_found("There is no such picture, or no longer.")
         try:
-            body = tile.data or await asyncio.to_thread(presentation.tile_path(msn).read_bytes)
+            body = tile.data or await asyncio.to_thread(presentation.tile_path(tile.msn).read_bytes)
         except OSError:
             return replies.not_found("This picture is no longer available.")
-        return replies.media((body,), replies.JPEG, f"{presentation.epoch}-tile-{msn}")
+        return replies.media((body,), replies.JPEG, f"{presentation.epoch}-tile-{tile.msn}")
 
     async def _from_disk(self, presentation: Presentation, name: str, msn: int) -> Reply:
         path = presentation.stored(name, msn)

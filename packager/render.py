@@ -10,7 +10,7 @@ from media.track import Kind
 from packager import storyboard as board
 from packager.dash import mpd as dash
 from packager.dash import patch as dash_patch
-from packager.dash.periods import Period
+from packager.dash.periods import Period, Pictures
 from packager.grid import nominal_rate
 from packager.hls import iframes
 from packager.hls import media_playlist as hls
@@ -96,6 +96,7 @@ def _periods(presentation: Presentation) -> Sequence[Period]:
     """Also of renditions that are no longer declared: what was made of them stays in its Period."""
     declared = presentation.renditions
     names = {r.name for r in declared}
+    tiles = presentation.storyboard.tiles
     gone = [w.rendition for n, w in presentation.listed.items() if n not in names]
     return presentation.periods.update(
         _entries(presentation, (*declared, *gone)),
@@ -104,6 +105,7 @@ def _periods(presentation: Presentation) -> Sequence[Period]:
         presentation.cut_at,
         presentation.eras,
         presentation.start_us,
+        lambda msn: Pictures(tiles[-1].width, tiles[-1].height) if tiles and tiles[0].msn <= msn else None,
     )
 
 

@@ -71,8 +71,10 @@ class Storyboard:
         self.gone = [*self.gone[-MAX_TILES:], old.msn]
 
     def find(self, msn: int) -> Tile | None:
-        """The tile of that number."""
-        return next((tile for tile in self.tiles if tile.msn == msn), None)
+        """The tile of that segment, or the one before it that stands for it; None while there can be a better one."""
+        if not self.tiles or msn > self.tiles[-1].msn:
+            return None
+        return next((tile for tile in reversed(self.tiles) if tile.msn <= msn), None)
 
 
 def render(tiles: Sequence[Tile], segments: Sequence[Segment], epoch: str, start_us: int, *, ended: bool) -> bytes:
@@ -100,7 +102,7 @@ def render(tiles: Sequence[Tile], segments: Sequence[Segment], epoch: str, start
     return "\n".join(lines).encode()
 
 
-def tile_name(epoch: str, msn: int) -> str:
+def tile_name(epoch: str, msn: int | str) -> str:
     """File name of a tile, beside the multivariant playlist."""
     return f"tile-{epoch}-{msn}.jpg"
 

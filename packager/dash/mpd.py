@@ -20,6 +20,7 @@ from packager.dash.timeline import foretold, runs_of
 from packager.hls.multivariant import Entry
 from packager.hls.text import instant
 from packager.model import Run, Window
+from packager.storyboard import tile_name
 
 UTC_TIMING = '<UTCTiming schemeIdUri="urn:mpeg:dash:utc:http-iso:2014" value="time"/>'
 """Our own clock; without one dash.js asks a public server."""
@@ -33,6 +34,10 @@ _CAPTIONS = {
 """SCTE 214-1 8.2.2: the scheme and who says what, in an unknown language."""
 _VIDEO_SETS = {Codec.H264: 1, Codec.HEVC: 2, Codec.AV1: 3}
 _AUDIO_SETS = 100
+_PICTURES_SET = 200
+_PICTURES_BANDWIDTH = 100_000
+"""Bits per second, roughly: some 20 kB every two seconds."""
+_TILES = "http://dashif.org/guidelines/thumbnail_tile"
 
 PATCH_TTL_S = 30
 """How long a patch can be had from an MPD on."""
@@ -174,6 +179,7 @@ def _period(
     lines = [f'<Period id="{period.id}" {times}>']
     for group in _sets(shown.entries, facts):
         lines += _adaptation_set(group, windows, shown, facts, origin, _continues(group, shown, before))
+    lines += _pictures(shown, facts, origin)
     lines.append("</Period>")
     return "\n".join(lines), length
 
@@ -187,6 +193,27 @@ def _sets(entries: Sequence[Entry], facts: Facts) -> list[_Set]:
             number = _AUDIO_SETS + facts.place(entry.rendition.name)
         sets.setdefault(number, _Set(number, entry.rendition.kind, [])).entries.append(entry)
     return list(sets.values())
+
+
+def _pictures(shown: _Shown, facts: Facts, origin: int) -> list[str]:
+    """The storyboard as a track of JPEGs (DASH-IF IOP 4.3, 6.2.6): a picture to each segment of the video. One that is
+    asked for before it is made is answered 404."""
+    pictures = shown.period.pictures
+    video = next((e for e in shown.entries if e.rendition.kind is Kind.VIDEO), None)
+    if pictures is None or video is None:
+        return []
+    scale = video.track.timescale
+    runs = shown.runs[video.rendition.name]
+    return [
+        f'<AdaptationSet id="{_PICTURES_SET}" contentType="image" mimeType="image/jpeg">',
+        f'<Representation id="storyboard" bandwidth="{_PICTURES_BANDWIDTH}" width="{pictures.width}"'
+        f' height="{pictures.height}">',
+        f'<EssentialProperty schemeIdUri="{_TILES}" value="1x1"/>',
+        f'<SegmentTemplate timescale="{scale}" presentationTimeOffset="{rescale(origin, VIDEO_TIMESCALE, scale)}"'
+        f' media="{tile_name(facts.id, "$Number$")}" startNumber="{runs[0].first.msn}">',
+        *_timeline(runs),
+        "</SegmentTemplate></Representation></AdaptationSet>",
+    ]
 
 
 def _continues(group: _Set, shown: _Shown, before: _Shown | None) -> str:
@@ -273,16 +300,20 @@ def _representation(entry: Entry, window: Window, runs: list[Run], offset: int) 
         f'<SegmentTemplate timescale="{track.timescale}" presentationTimeOffset="{offset}"'
         f' media="$RepresentationID$/seg-{window.epoch}-$Number$.m4s"'
         f' initialization="$RepresentationID$/{init.name if init else ""}"'
-        f' startNumber="{first.msn}"><SegmentTimeline>'
+        f' startNumber="{first.msn}">'
     )
+    return [*lines, *_timeline(runs), "</SegmentTemplate></Representation>"]
+
+
+def _timeline(runs: list[Run]) -> list[str]:
+    lines = ["<SegmentTimeline>"]
     end: int | None = None
     for run in runs:
         start = f' t="{run.first.start}"' if run.first.start != end else ""
         repeat = f' r="{run.count - 1}"' if run.count > 1 else ""
         lines.append(f'<S{start} d="{run.first.duration}"{repeat}/>')
         end = run.end
-    lines.append("</SegmentTimeline></SegmentTemplate></Representation>")
-    return lines
+    return [*lines, "</SegmentTimeline>"]
 
 
 def _duration(seconds: Fraction) -> str:

@@ -9,6 +9,7 @@ The AdaptationSets and Representations of a Period stay the same through all upd
 | a rendition has no segment any more | another ladder; a rung that is shed |
 | a rendition has segments that was not offered | another ladder; a rung that is back; a track that comes later |
 | a rendition has another CMAF header | an encoder that was started anew |
+| there are pictures for the seek bar, of another size than before | the first one, seconds after the start |
 
 What was told is never taken back: a segment number stays in the Period in which it was shown first. Where a rendition
 fails or comes within a segment that is shown already, the next boundary counts.
@@ -33,6 +34,14 @@ Ends = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Pictures:
+    """One to a segment, in a track of their own."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Period:
     """A stretch of segments throughout which the same is offered."""
 
@@ -47,6 +56,7 @@ class Period:
     """Whether its media goes on where that of the Period before ends."""
     until: int
     """Number of the first segment that is not in it; of the newest one, so far."""
+    pictures: Pictures | None
 
     @property
     def id(self) -> str:
@@ -78,9 +88,10 @@ class Periods:
         cut: Callable[[int], Boundary | None],
         opened: Mapping[int, Boundary],
         start_us: int,
+        pictures: Callable[[int], Pictures | None],
     ) -> Sequence[Period]:
         """Those that there are now. `entries`: all renditions that have a window. `opened`: for each discontinuity
-        number its first cut, from which clocks are counted."""
+        number its first cut, from which clocks are counted. `pictures`: of a segment."""
         shown = {e.rendition.name: shown_from(windows[e.rendition.name], self._next) for e in entries}
         numbers = {msn for found in shown.values() for msn in found}
         for msn in range(min(numbers, default=0), max(numbers, default=-1) + 1):
@@ -91,10 +102,10 @@ class Periods:
                 continue
             late = {name for name, last_msn in expected.items() if name not in here and last_msn >= msn}
             offer = whole | _latecomers(late, windows, boundary)
-            if not self._covers(msn, whole, offer, windows, boundary):
+            if not self._covers(msn, whole, offer, windows, boundary, pictures(msn)):
                 if self.told and late and not any(s.complete or len(s.parts) >= PATIENCE_PARTS for s in whole.values()):
                     break
-                self._open(boundary, entries, offer, opened, start_us)
+                self._open(boundary, entries, offer, opened, start_us, pictures(msn))
             self._next = msn + 1
             self.told[-1] = replace(self.told[-1], until=self._next)
         self._refresh(entries)
@@ -110,12 +121,15 @@ class Periods:
         offer: Mapping[str, Segment],
         windows: Mapping[str, Window],
         boundary: Boundary,
+        pictures: Pictures | None,
     ) -> bool:
         """Whether segment `msn` can lie in the newest Period: all that is offered is a member, and the other way
         round, and what there is of it follows on what the Period has."""
         if not self.told or self.told[-1].era != boundary.discontinuities or self._next != msn:
             return False
         last = self.told[-1]
+        if pictures != last.pictures:
+            return False
         return offer.keys() == last.inits.keys() and all(
             reaches(runs_of(windows[name], last.inits[name], last.cut.msn, None), msn) for name in whole
         )
@@ -127,6 +141,7 @@ class Periods:
         offer: Mapping[str, Segment],
         opened: Mapping[int, Boundary],
         start_us: int,
+        pictures: Pictures | None,
     ) -> None:
         before = self.told[-1] if self.told else None
         follows = before is not None and before.era == boundary.discontinuities and self._next == boundary.msn
@@ -135,7 +150,7 @@ class Periods:
         era = opened.get(boundary.discontinuities, boundary)
         wall_us = era.wall_us - start_us + Fraction((boundary.pts - era.pts) * 1_000_000, VIDEO_TIMESCALE)
         names = {name: init.name for name, init in inits.items()}
-        self.told.append(Period(boundary, wall_us / 1_000_000, members, names, follows, boundary.msn))
+        self.told.append(Period(boundary, wall_us / 1_000_000, members, names, follows, boundary.msn, pictures))
 
     def _refresh(self, entries: Sequence[Entry]) -> None:
         """Bit rates of what is offered now are measured while it goes on."""

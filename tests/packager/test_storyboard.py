@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import urllib.request
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from packager.presentation import Presentation
 from packager.settings import PackagerSettings
 from packager.storyboard import MAX_BYTES, MAX_TILES, Storyboard, jpeg_size
 
+NS = {"d": "urn:mpeg:dash:schema:mpd:2011"}
 HEAD = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc0001108005a00a003012200021101031101")
 """Up to the frame header of a picture of 160 x 90."""
 
@@ -118,3 +120,52 @@ def test_a_storyboard_is_bounded() -> None:
 def test_what_is_no_picture_is_no_tile(bad: bytes) -> None:
     assert jpeg_size(bad) is None
     assert Storyboard(15).add(0, bad) is None
+
+
+def test_it_is_a_track_of_the_mpd_from_the_period_on_in_which_there_are_pictures(studio: SimpleNamespace) -> None:
+    shown = Presentation("x", PackagerSettings(window_segments=30))
+    feeds = studio.long
+    shown.declare([feed.rendition for feed in feeds])
+    offered: dict[str, bool] = {}
+    for event in studio.script(feeds, studio.cuts_of(feeds[0])):
+        if isinstance(event[2], Cut) and event[2].index > 1:
+            show(studio, shown, [event])
+        else:
+            studio.play(shown, [event], end=False)
+        if not shown.ready or not isinstance(event[2], Cut):
+            continue
+        for period in ET.fromstring(render.mpd(shown)).iterfind("d:Period", NS):
+            pictured = period.find("d:AdaptationSet[@mimeType='image/jpeg']", NS) is not None
+            assert offered.setdefault(period.attrib["id"], pictured) is pictured
+    assert list(offered.values()) == [False, True]
+    for end in (lambda: None, shown.end):
+        end()
+        period = ET.fromstring(render.mpd(shown)).findall("d:Period", NS)[-1]
+        track = period.find("d:AdaptationSet[@mimeType='image/jpeg']/d:Representation", NS)
+        assert track is not None
+        assert (track.attrib["width"], track.attrib["height"]) == ("160", "90")
+        template = track.find("d:SegmentTemplate", NS)
+        assert template is not None
+        video = period.find("d:AdaptationSet[@contentType='video']/d:Representation/d:SegmentTemplate", NS)
+        assert video is not None
+        for same in ("timescale", "presentationTimeOffset", "startNumber"):
+            assert template.attrib[same] == video.attrib[same]
+        number = int(template.attrib["startNumber"])
+        assert template.attrib["media"] == f"tile-{shown.epoch}-$Number$.jpg"
+        for entry in template.iterfind("d:SegmentTimeline/d:S", NS):
+            for _ in range(int(entry.get("r", 0)) + 1):
+                tile = shown.storyboard.find(number)
+                assert tile is not None
+                assert tile.msn == number
+                number += 1
+        assert number - 1 == shown.windows["source"].last_part[0]
+
+
+def test_one_tile_stands_for_the_segments_up_to_the_next() -> None:
+    board = Storyboard(3 * MAX_TILES)
+    for msn in range(20):
+        board.add(msn, HEAD)
+    assert [tile.msn for tile in board.tiles] == [0, 3, 6, 9, 12, 15, 18]
+    found = [board.find(msn) for msn in (0, 2, 3, 17, 18)]
+    assert [tile.msn if tile else None for tile in found] == [0, 0, 3, 15, 18]
+    assert board.find(19) is None  # which may yet get one of its own
