@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ingest.ports import EndReason, StopReason
 from ingest.settings import LimitSettings, SrtSettings
 from ingest.srt.media import Media
 from ingest.srt.server import SrtServer
-from media.packet import Packet
+from media.packet import Gap, Packet
 
 Run = Callable[..., Awaitable[Any]]
 
@@ -107,15 +108,15 @@ def expected(path: Path, recorder: Any) -> Any:
     return recorder
 
 
-def same(came: Any, wanted: Any, track: int) -> None:
+def same(came: Any, wanted: Any, track: int, *, tail_s: float = 1) -> None:
     """All that was encoded came, in order and unharmed.
 
     But for the end: ffmpeg closes the socket with its last packets unsent (`srt-live-transmit` as the receiver lacks
-    them too), so the last unit may be cut short and half a second missing.
+    them too), so the last unit may be cut short, and what the latency holds missing, on a busy machine more.
     """
     left, right = units(came.packets(track)), units(wanted.packets(track))
     assert left[:-1] == right[: len(left) - 1]
-    assert len(right) - len(left) <= (13 if track < 100 else 25)
+    assert len(right) - len(left) <= tail_s * (25 if track < 100 else 50)
 
 
 async def published(gatekeeper: Any, number: int = 0) -> Any:
@@ -130,7 +131,7 @@ async def published(gatekeeper: Any, number: int = 0) -> Any:
 async def test_every_unit_arrives(
     server: SrtServer, gatekeeper: Any, run: Run, ffmpeg: str, clip: Any, recorder: Any, case: str
 ) -> None:
-    path = clip(case, 1.5)
+    path = clip(case, 2)
     await run(*send(ffmpeg, path, server.port))
     publication = await published(gatekeeper)
     wanted = expected(path, recorder)
@@ -146,7 +147,7 @@ async def test_every_unit_arrives(
 async def test_five_at_once(
     server: SrtServer, gatekeeper: Any, run: Run, any_ffmpeg: str, clip: Any, recorder: Any
 ) -> None:
-    path = clip("h264-aac", 1.5)
+    path = clip("h264-aac", 2)
     wanted = expected(path, recorder)
     for number in range(5):
         await run(*send(any_ffmpeg, path, server.port, f"streamid=#!::r=key{number},m=publish"))
@@ -168,8 +169,9 @@ async def test_five_at_once(
 async def test_no_picture_is_lost_at_two_percent(
     libsrt: Any, gatekeeper: Any, run: Run, ffmpeg: str, clip: Any, recorder: Any, relay: Any, weather: dict[str, float]
 ) -> None:
-    path = clip("busy", 4)
-    server = SrtServer(SrtSettings(host="127.0.0.1", port=0, latency_ms=400), gatekeeper)
+    path = clip("busy", 5)
+    # A latency that a busy machine does not outlast: what comes later than it is dropped, and that is no loss of ours.
+    server = SrtServer(SrtSettings(host="127.0.0.1", port=0, latency_ms=1000), gatekeeper)
     await server.start()
     try:
         road = await relay(server.port, **weather)
@@ -182,8 +184,8 @@ async def test_no_picture_is_lost_at_two_percent(
         await server.stop()
     wanted = expected(path, recorder)
     assert lost > 10
-    same(publication, wanted, 0)
-    same(publication, wanted, 100)
+    same(publication, wanted, 0, tail_s=2)
+    same(publication, wanted, 100, tail_s=2)
     assert sum(float(report["retransmits"]) for report in publication.reports) > 0
     assert max(float(report["link_loss_ratio"]) for report in publication.reports) > 0
     assert all(report["loss_ratio"] == 0 for report in publication.reports)
@@ -195,7 +197,7 @@ async def test_srt_live_transmit(
 ) -> None:
     if shutil.which("srt-live-transmit") is None:
         pytest.skip("no srt-live-transmit on the PATH (apt-get install srt-tools)")
-    path = clip("h264-aac", 1.5)
+    path = clip("h264-aac", 2)
     wanted = expected(path, recorder)
     # What it reads before it is connected it throws away, so its source waits for a word. With its default chunk of
     # 1456 bytes there is no room for the filter's header, and it sends nothing.
@@ -211,6 +213,31 @@ async def test_srt_live_transmit(
     os.killpg(caller.process.pid, signal.SIGINT)  # it does not end with its input
     await published(gatekeeper)
     same(publication, wanted, 0)
+
+
+async def test_gstreamer(server: SrtServer, gatekeeper: Any, run: Run) -> None:
+    if shutil.which("gst-launch-1.0") is None:
+        pytest.skip("GStreamer is not installed")
+    for element, package in (("x264enc", "ugly"), ("voaacenc", "bad"), ("srtsink", "bad")):
+        if (await (await run("gst-inspect-1.0", element)).end())[0]:
+            pytest.skip(f"GStreamer has no {element} (apt-get install gstreamer1.0-plugins-{package})")
+    picture = "videotestsrc is-live=true num-buffers=75 ! video/x-raw,width=320,height=180,framerate=25/1"
+    encoder = "x264enc speed-preset=ultrafast tune=zerolatency key-int-max=25 ! h264parse ! mux."
+    sound = "audiotestsrc is-live=true num-buffers=141 ! audio/x-raw,rate=48000,channels=2 ! voaacenc ! aacparse ! mux."
+    uri = f"srt://127.0.0.1:{server.port}?mode=caller&streamid=open&latency=2000"
+    mux = f"mpegtsmux name=mux alignment=7 ! srtsink wait-for-connection=true uri={uri}"
+    caller = await run("gst-launch-1.0", "-q", *f"{mux} {picture} ! {encoder} {sound}".split())
+    publication = await gatekeeper.publication("open")
+    code, text = await caller.end()
+    assert code == 0, text
+    async with asyncio.timeout(30):
+        await publication.ended
+    got, heard = publication.packets(0), publication.packets(100)
+    # It closes with its last packets unsent, as ffmpeg does.
+    assert len(got) >= 10
+    assert {b.dts - a.dts for a, b in pairwise(got)} == {3600}
+    assert {b.pts - a.pts for a, b in pairwise(heard)} == {1024}
+    assert not [item for item in publication.items if isinstance(item, Gap)]
 
 
 async def test_the_server_ends_a_publisher(

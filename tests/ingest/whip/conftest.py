@@ -66,7 +66,7 @@ class Publication:
     def of(self, kind: Kind) -> list[Packet]:
         return [packet for packet in self.packets if packet.track.kind is kind]
 
-    async def until(self, condition: Any, timeout_s: float = 20.0) -> None:
+    async def until(self, condition: Any, timeout_s: float = 60.0) -> None:
         """Polls: what is waited for comes from a network, not from an event of ours."""
         async with asyncio.timeout(timeout_s):
             while not condition():  # noqa: ASYNC110
