@@ -63,6 +63,10 @@ def beeps(packets: list[Packet]) -> list[float]:
     return onsets([(at, any(loud for _, loud in flags[max(0, n - 5) : n + 1])) for n, (at, _) in enumerate(flags)])
 
 
+def length_s(packets: list[Packet]) -> float:
+    return (packets[-1].pts - packets[0].pts) / 90_000 if packets else 0.0
+
+
 def offsets_ms(publication: Any) -> list[float]:
     """For each flash, how much later the nearest beep is."""
     heard = beeps(publication.of(Kind.AUDIO))
@@ -118,8 +122,10 @@ async def test_a_browser_goes_live_from_the_page(server: Any, gate: Any) -> None
         await page.click("#go")
         await page.wait_for_selector("#state[data-state=live]", timeout=20_000)
         publication = gate.publications[0]
-        await publication.until(lambda: sum(packet.keyframe for packet in publication.of(Kind.VIDEO)) >= 5, 40)
+        await publication.until(lambda: sum(packet.keyframe for packet in publication.of(Kind.VIDEO)) >= 5)
+        await publication.until(lambda: length_s(publication.of(Kind.VIDEO)) > 6)  # as many flashes, or nearly
         health = await page.inner_text("#health")
+        arrived = len(publication.of(Kind.VIDEO))
         sent = await page.evaluate(
             """async () => { for (const report of (await headrace.session.pc.getStats()).values())
             if (report.type === "outbound-rtp" && report.kind === "video") return report.framesSent; }"""
@@ -129,14 +135,14 @@ async def test_a_browser_goes_live_from_the_page(server: Any, gate: Any) -> None
             .map((report) => report.availableOutgoingBitrate ?? 0))"""
         )
         assert uplink > 1_000_000, "the browser finds the uplink by our feedback for every packet"
-        arrived = len(publication.of(Kind.VIDEO))
+        assert arrived - 5 <= sent <= len(publication.of(Kind.VIDEO)) + 5, "all that the browser says it sent"
         assert await page.evaluate("headrace.session.restart()"), "ICE restart by PATCH"
         (session,) = server.endpoint.sessions.values()
         await publication.until(lambda: session._path is not None and session._path.restarts == 1)
         count = len(publication.packets)
         await publication.until(lambda: len(publication.packets) > count + 50)
         await page.click("#go")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await publication.ended.wait()
         assert publication.closed == (EndReason.FINISHED, "")
         await page.wait_for_selector("#state[data-state=idle]")
@@ -147,7 +153,6 @@ async def test_a_browser_goes_live_from_the_page(server: Any, gate: Any) -> None
     assert "fps" in health
     track = publication.of(Kind.VIDEO)[0].track
     assert (track.codec, track.width, track.height) == (Codec.H264, 320, 180)
-    assert abs(sent - arrived) <= 5, "all that the browser says it sent"
     keys = [packet.pts / 90_000 for packet in publication.of(Kind.VIDEO) if packet.keyframe]
     print("keyframe intervals, s:", [round(after - before, 2) for before, after in pairwise(keys)])
     assert all(after - before < 2.6 for before, after in pairwise(keys[:5]))
