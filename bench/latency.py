@@ -108,7 +108,7 @@ def main() -> None:
         server = new_server(Path(folder) / "data")
         server.start()
         stack.callback(server.stop)
-        made = server.cli("stream", "add", "clock")
+        made = server.add("clock")
         source = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("clock_source.py")), made["urls"]["rtmp"], arguments.size,
              str(arguments.rate)],

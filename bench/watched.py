@@ -115,7 +115,7 @@ def main() -> None:
         stack.callback(server.stop)
         for height in arguments.heights:
             stream = f"s{height}"
-            url = server.cli("stream", "add", stream)["urls"]["rtmp"]
+            url = server.add(stream)["urls"]["rtmp"]
             clip = prepare(arguments, height, folder)
             push = server.push(url, "-re", "-stream_loop", "-1", "-i", str(clip), "-c", "copy", "-f", "flv")
             try:

@@ -74,7 +74,7 @@ def offsets_ms(video: list[Path], audio: list[Path]) -> list[float]:
 
 def run(server: Server, page: Page, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     assert server.process is not None
-    key = server.cli("stream", "add", "camera", "--set", "reconnect_window_s=1")["key"]
+    key = server.add("camera", reconnect_window_s=1)["key"]
     pid = server.process.pid
     page.goto(f"{server.api}/publish")
     page.wait_for_selector("#hint", state="hidden")

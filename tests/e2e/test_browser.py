@@ -50,7 +50,7 @@ def browser() -> Iterator[Browser]:
 def test_browser_sees_moving_pictures_and_hears_sound(shared_server: Server, browser: Browser, query: str) -> None:
     server = shared_server
     name = "dash" if query else "hls"
-    made = server.cli("stream", "add", f"browser-{name}")
+    made = server.add(f"browser-{name}")
     source = (
         "-re", "-f", "lavfi", "-i", "testsrc2=size=640x360:rate=30", "-f", "lavfi", "-i", "sine=frequency=440",
         "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "60", "-b:v", "800k", "-c:a", "aac",
@@ -77,7 +77,7 @@ def test_browser_sees_moving_pictures_and_hears_sound(shared_server: Server, bro
 
 def test_on_a_phone_controls_fit_and_the_first_tap_only_shows_them(shared_server: Server, browser: Browser) -> None:
     server = shared_server
-    made = server.cli("stream", "add", "phone")
+    made = server.add("phone")
     source = (
         "-re", "-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25", "-c:v", "libx264", "-preset", "ultrafast",
         "-pix_fmt", "yuv420p", "-g", "50", "-f", "flv",
@@ -100,7 +100,7 @@ def test_on_a_phone_controls_fit_and_the_first_tap_only_shows_them(shared_server
 
 def test_page_waits_for_a_stream_that_is_not_live_and_starts_by_itself(shared_server: Server, browser: Browser) -> None:
     server = shared_server
-    made = server.cli("stream", "add", "late")
+    made = server.add("late")
     page = browser.new_page()
     page.goto(f"{server.edge}/watch/late")
     page.wait_for_selector("#offline-hint:has-text('look whether the name')")

@@ -51,7 +51,7 @@ def follow(server: Server, name: str, count: int = 4) -> dict[str, Recording]:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_rendition_of_every_shape_is_whole_and_aligned(shared_server: Server, shape: str, tmp_path: Path) -> None:
     server, name = shared_server, f"shape-{shape.replace('.', '-')}"
-    made = server.cli("stream", "add", name)
+    made = server.add(name)
     with ended(server.push(made["urls"]["rtmp"], *SHAPES[shape], *FLV)):
         recordings = follow(server, name)
     starts: dict[int, list[float]] = {}
@@ -81,7 +81,7 @@ def test_real_clip_with_scene_cut_keyframes_is_encoded_at_the_top_and_loses_no_f
     shared_server: Server, tmp_path: Path
 ) -> None:
     server = shared_server
-    made = server.cli("stream", "add", "clip")
+    made = server.add("clip")
     source = ("-re", "-ss", "0.4", "-i", str(media("bbb_720p24_60s.mp4")), "-c", "copy")
     with ended(server.push(made["urls"]["rtmps"], *source, *FLV)):
         recordings = follow(server, "clip", 5)
@@ -105,7 +105,7 @@ def test_wrong_key_is_refused_with_words_and_no_broadcast(shared_server: Server)
 
 def test_keys_never_show_up_in_logs_or_urls(shared_server: Server) -> None:
     server = shared_server
-    made = server.cli("stream", "add", "secret")
+    made = server.add("secret")
     key = made["key"]
     with ended(server.push(made["urls"]["rtmp"], *SHAPES["video-only"], *FLV)):
         text = server.wait_on_air("secret")
@@ -115,7 +115,7 @@ def test_keys_never_show_up_in_logs_or_urls(shared_server: Server) -> None:
 
 
 def test_worker_killed_with_sigkill_is_replaced_behind_a_discontinuity(server: Server) -> None:
-    made = server.cli("stream", "add", "kill")
+    made = server.add("kill")
     with ended(server.push(made["urls"]["rtmp"], *SHAPES["720p25"], *FLV)):
         base = f"{server.edge}/live/kill/index.m3u8"
         video, _ = variants(server.wait_on_air("kill"))
@@ -151,7 +151,7 @@ def test_certificate_of_rtmps_is_signed_by_our_own_authority(shared_server: Serv
 
 
 def test_twenty_publishes_leave_nothing_behind(server: Server) -> None:
-    made = server.cli("stream", "add", "again")
+    made = server.add("again")
 
     def count() -> tuple[int, int]:
         assert server.process is not None

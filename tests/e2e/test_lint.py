@@ -31,7 +31,7 @@ def lint(url: str, seconds: int) -> tuple[int, dict]:
 
 
 def test_our_own_stream_keeps_every_rule_through_a_reconnect(shared_server: Server) -> None:
-    made = shared_server.cli("stream", "add", "lint", "--set", "ladder=none")
+    made = shared_server.add("lint", ladder=[])
     url = f"{shared_server.edge}/live/lint/index.m3u8"
     results: list[tuple[int, dict]] = []
     worker = threading.Thread(target=lambda: results.append(lint(url, 18)))

@@ -16,7 +16,7 @@ TOLERANCE_S = 0.020
 
 def test_audio_stays_within_20_ms_of_video_in_every_rendition(shared_server: Server, tmp_path: Path) -> None:
     server = shared_server
-    made = server.cli("stream", "add", "lips")
+    made = server.add("lips")
     codecs = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "60", "-bf", "2", "-c:a", "aac")
     with ended(server.push(made["urls"]["rtmp"], *lipsync.SOURCE, *codecs, "-f", "flv")):
         video, audio = variants(server.wait_on_air("lips"))

@@ -92,7 +92,7 @@ def test_names_of_audio_tracks_and_a_drain(draining: Server, tmp_path: Path) -> 
         *("-c:v", "libx264", "-preset", "ultrafast", "-bf", "0", "-g", "20", "-c:a", "aac"),
     )
     server = draining
-    key = server.cli("stream", "add", "names", "--set", "ladder=none")["key"]
+    key = server.add("names", ladder=[])["key"]
     encoder = Encoder(server.ports["rtmp"], key, encode(source, tmp_path / "clip.flv", ffmpeg))
     encoder.start()
     try:

@@ -55,7 +55,7 @@ def test_two_languages_over_srt_are_two_renditions(shared_server: Server, tmp_pa
     wait_for(lambda: "/watch/" in server.text(), 10, "the server has said where it is")
     if "SRT   " not in server.text():
         pytest.skip("libsrt is not there")
-    made = server.cli("stream", "add", "languages", "--set", "ladder=none")
+    made = server.add("languages", ladder=[])
     source = (
         *picture("320x180"), *tone(440), *tone(880), "-map", "0", "-map", "1", "-map", "2", *X264, "-g", "50",
         "-c:a", "aac", "-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=fra", "-f", "mpegts",
@@ -73,7 +73,7 @@ def test_two_languages_over_srt_are_two_renditions(shared_server: Server, tmp_pa
 @pytest.mark.parametrize("gop", [50, 70], ids=["aligned", "apart"])
 def test_the_publishers_own_ladder(shared_server: Server, tmp_path: Path, gop: int) -> None:
     server, name = shared_server, f"own-{gop}"
-    made = server.cli("stream", "add", name, "--set", "ladder=360p")
+    made = server.add(name, ladder=["360p"])
     source = (
         *picture("640x480"), *tone(440), "-filter_complex", "[0:v]split[a][b];[b]scale=480:360[c]", "-map", "[a]",
         "-map", "[c]", "-map", "1", *X264, "-g:v:0", "50", "-g:v:1", str(gop), "-c:a", "aac", "-f", "flv",
@@ -98,7 +98,7 @@ def test_the_publishers_own_ladder(shared_server: Server, tmp_path: Path, gop: i
 
 def test_a_long_gop_is_told_to_the_streamer_in_words(shared_server: Server) -> None:
     server = shared_server
-    made = server.cli("stream", "add", "words", "--set", "ladder=none")
+    made = server.add("words", ladder=[])
     source = (*picture("320x180"), *tone(440), *X264, "-g", "200", "-c:a", "aac", "-f", "flv")
     with ended(server.push(made["urls"]["rtmp"], *source, log="words.log")):
         server.wait_on_air("words")
@@ -115,7 +115,7 @@ def test_a_long_gop_is_told_to_the_streamer_in_words(shared_server: Server) -> N
 
 def test_sound_that_stops_leaves_the_picture_whole_and_returns(shared_server: Server, tmp_path: Path) -> None:
     server = shared_server
-    made = server.cli("stream", "add", "silence", "--set", "ladder=none")
+    made = server.add("silence", ladder=[])
     source = (
         *picture("320x180"), *tone(440), *X264, "-g", "50", "-af", "aselect='lt(t,3)+gt(t,7)'", "-c:a", "aac",
         "-max_interleave_delta", "300000", "-f", "flv",
@@ -149,7 +149,7 @@ def test_a_ladder_changed_on_air_breaks_no_viewer(own_ladder: Server) -> None:
     if not CHROMIUM:
         pytest.skip("chromium is not installed")
     server = own_ladder
-    made = server.cli("stream", "add", "change", "--set", "ladder=240p")
+    made = server.add("change", ladder=["240p"])
     source = (*picture("640x360"), *tone(440), *X264, "-g", "50", "-c:a", "aac", "-f", "flv")
     flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu"]
     with ended(server.push(made["urls"]["rtmp"], *source, log="change.log")), sync_playwright() as p:

@@ -37,7 +37,7 @@ def test_a_rung_is_encoded_while_it_is_asked_for(tmp_path: Path) -> None:
     server.start()
     push = None
     try:
-        made = server.cli("stream", "add", "s")
+        made = server.add("s")
         push = server.push(
             made["urls"]["rtmp"], "-re", "-f", "lavfi", "-i", "testsrc2=s=854x480:r=25", "-f", "lavfi", "-i", "sine",
             "-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-b:v", "1000k", "-c:a", "aac", "-f", "flv",

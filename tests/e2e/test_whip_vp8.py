@@ -48,7 +48,7 @@ async def publish(url: str, key: str, stop: threading.Event) -> None:
 
 @pytest.fixture
 def on_air(server: Server) -> Iterator[Server]:
-    key = server.cli("stream", "add", "vp8")["key"]
+    key = server.add("vp8")["key"]
     stop = threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(publish(f"{server.api}/whip", key, stop)))
     thread.start()

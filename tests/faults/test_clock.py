@@ -72,7 +72,7 @@ def recorded(shared_server: Server, tmp_path_factory: pytest.TempPathFactory) ->
 
     threads = []
     for name in CLOCKS:
-        made = server.cli("stream", "add", name, "--set", "ladder=none")
+        made = server.add(name, ladder=[])
         threads.append(threading.Thread(target=run, args=(name, made["key"])))
     for thread in threads:
         thread.start()

@@ -84,7 +84,7 @@ def watched_through(
 
 def test_rtmp_falls_silent_and_the_encoder_comes_back(impatient: Server, browser: Browser) -> None:
     server, name = impatient, "cut-rtmp"
-    url = server.cli("stream", "add", name)["urls"]["rtmp"]
+    url = server.add(name)["urls"]["rtmp"]
     with contextlib.ExitStack() as stack:
         relay = stack.enter_context(TcpRelay(server.ports["rtmp"]))
         through = url.replace(f":{server.ports['rtmp']}/", f":{relay.port}/")
@@ -97,7 +97,7 @@ def test_rtmp_falls_silent_and_the_encoder_comes_back(impatient: Server, browser
 
 def test_rtmp_falls_silent_and_another_encoder_takes_over_at_once(impatient: Server) -> None:
     server, name = impatient, "cut-over"
-    url = server.cli("stream", "add", name)["urls"]["rtmp"]
+    url = server.add(name)["urls"]["rtmp"]
     with TcpRelay(server.ports["rtmp"]) as relay:
         through = url.replace(f":{server.ports['rtmp']}/", f":{relay.port}/")
         with ended(server.push(through, *small(), log="over.log")):
@@ -136,7 +136,7 @@ def weather(port: int) -> Iterator[tuple[int, Callable[[str], None]]]:
 @pytest.mark.parametrize("fault", ["cut", "rebind"])
 def test_an_srt_caller_is_cut_off_or_changes_its_address(impatient: Server, browser: Browser, fault: str) -> None:
     server, name = impatient, f"srt-{fault}"
-    url = server.cli("stream", "add", name)["urls"]["srt"]
+    url = server.add(name)["urls"]["srt"]
     source = (*small()[:-1], "mpegts")
     with contextlib.ExitStack() as stack:
         port, command = stack.enter_context(weather(server.ports["srt"]))

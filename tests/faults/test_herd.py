@@ -81,7 +81,7 @@ def metric(server: Server, name: str) -> int:
 
 def test_the_origin_is_asked_once_for_each_object(one_edge: Server) -> None:
     server, name = one_edge, "herd"
-    url = server.cli("stream", "add", name)["urls"]["rtmp"]
+    url = server.add(name)["urls"]["rtmp"]
     with ended(server.push(url, *small())):
         server.wait_on_air(name)
         asked: Counter[str] = Counter()

@@ -112,7 +112,7 @@ async def attack(server: Server) -> dict[str, float]:
 
 def test_nobody_notices_garbage_and_slow_connections_on_every_port(strict: Server) -> None:
     server = strict
-    url = server.cli("stream", "add", "calm")["urls"]["rtmp"]
+    url = server.add("calm")["urls"]["rtmp"]
     with ended(server.push(url, *small())) as publisher:
         server.wait_on_air("calm")
 

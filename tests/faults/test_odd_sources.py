@@ -57,9 +57,9 @@ def recorded(shared_server: Server, tmp_path_factory: pytest.TempPathFactory) ->
             errors.append(error)
 
     for name, make in CASES.items():
-        key = server.cli("stream", "add", name, "--set", "ladder=none")["key"]
+        key = server.add(name, ladder=[])["key"]
         threads.append(threading.Thread(target=run, args=(key, make(folder))))
-    srt = server.cli("stream", "add", "wrap33", "--set", "ladder=none")["urls"]["srt"]
+    srt = server.add("wrap33", ladder=[])["urls"]["srt"]
     clip = str(folder / "320x180-30.flv")
     wrapping = ("-re", "-i", clip, "-c", "copy", "-output_ts_offset", str(2**33 / 90_000 - AT_MS / 1000))
     for thread in threads:

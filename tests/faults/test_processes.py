@@ -48,7 +48,7 @@ def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
     server = new_server(tmp_path / "data", transcode__stall_timeout_s="2")
     server.start()
     try:
-        url = server.cli("stream", "add", "stall", "--set", "ladder=240p")["urls"]["rtmp"]
+        url = server.add("stall", ladder=["240p"])["urls"]["rtmp"]
         with ended(server.push(url, *small("480x270"))):
             text = server.wait_on_air("stall")
             rung = next(x for x in text.splitlines() if x.endswith("media.m3u8") and "source" not in x)
@@ -66,7 +66,7 @@ def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
 
 
 def test_an_edge_worker_killed_under_its_viewers_is_replaced(server: Server) -> None:
-    url = server.cli("stream", "add", "edges")["urls"]["rtmp"]
+    url = server.add("edges")["urls"]["rtmp"]
     with ended(server.push(url, *small())):
         server.wait_on_air("edges")
         before = processes(server, b"edge")
@@ -82,7 +82,7 @@ def test_an_edge_worker_killed_under_its_viewers_is_replaced(server: Server) -> 
 
 
 def test_a_database_that_cannot_be_written_stops_no_stream(server: Server) -> None:
-    made = server.cli("stream", "add", "full")
+    made = server.add("full")
     path = "/live/full/source/media.m3u8"
     with ended(server.push(made["urls"]["rtmp"], *small())) as first:
         server.wait_on_air("full")
@@ -124,7 +124,7 @@ def test_ctrl_c_for_the_whole_process_group_ends_cleanly(tmp_path: Path) -> None
         )  # fmt: skip
     try:
         wait_for(lambda: server.status(f"{server.api}/readyz") == 200, 30, "the server is ready")
-        url = server.cli("stream", "add", "bye")["urls"]["rtmp"]
+        url = server.add("bye")["urls"]["rtmp"]
         with ended(server.push(url, *small())):
             server.wait_on_air("bye")
             children = server.children()

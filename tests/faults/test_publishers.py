@@ -40,7 +40,7 @@ def said(server: Server, process: subprocess.Popen[bytes], log: str, seconds: fl
 
 def test_takeover_while_the_first_connection_is_half_open(shared_server: Server) -> None:
     server, name = shared_server, "half"
-    url = server.cli("stream", "add", name)["urls"]["rtmp"]
+    url = server.add(name)["urls"]["rtmp"]
     with ended(server.push(url, *small())) as first:
         wait_state(server, name, "live")
         server.wait_on_air(name)
@@ -59,7 +59,7 @@ def test_takeover_while_the_first_connection_is_half_open(shared_server: Server)
 
 def test_reject_policy_refuses_the_second_with_words(shared_server: Server) -> None:
     server, name = shared_server, "reject"
-    url = server.cli("stream", "add", name, "--set", "on_second_publisher=reject")["urls"]["rtmp"]
+    url = server.add(name, on_second_publisher="reject")["urls"]["rtmp"]
     with ended(server.push(url, *small())) as first:
         wait_state(server, name, "live")
         server.wait_on_air(name)
@@ -72,7 +72,7 @@ def test_reject_policy_refuses_the_second_with_words(shared_server: Server) -> N
 
 def test_rotated_key_ends_after_its_grace_and_the_stream_waits_for_the_new_one(shared_server: Server) -> None:
     server, name = shared_server, "rotate"
-    url = server.cli("stream", "add", name)["urls"]["rtmp"]
+    url = server.add(name)["urls"]["rtmp"]
     with ended(server.push(url, *small(), log="old.log")) as old:
         found = wait_state(server, name, "live")
         server.wait_on_air(name)
@@ -93,7 +93,7 @@ def test_rotated_key_ends_after_its_grace_and_the_stream_waits_for_the_new_one(s
 
 def test_a_key_in_the_wrong_place_or_none_is_told_in_one_line(shared_server: Server) -> None:
     server = shared_server
-    made = server.cli("stream", "add", "misplaced")
+    made = server.add("misplaced")
     base = made["urls"]["rtmp"].rpartition("/live/")[0]
     for url, words, slug in (
         (f"{base}/{made['key']}", "stands where the application belongs", "key_as_application"),
@@ -110,7 +110,7 @@ def test_a_key_in_the_wrong_place_or_none_is_told_in_one_line(shared_server: Ser
 
 def test_revoked_key_ends_at_once(shared_server: Server) -> None:
     server, name = shared_server, "revoke"
-    made = server.cli("stream", "add", name)
+    made = server.add(name)
     with ended(server.push(made["urls"]["rtmp"], *small(), log="revoked.log")) as publisher:
         wait_state(server, name, "live")
         key_id = server.cli("key", "list", name)[0]["key_id"]
@@ -121,7 +121,7 @@ def test_revoked_key_ends_at_once(shared_server: Server) -> None:
 
 def test_stream_removed_while_live_ends_for_everyone(shared_server: Server) -> None:
     server, name = shared_server, "removed"
-    made = server.cli("stream", "add", name)
+    made = server.add(name)
     with ended(server.push(made["urls"]["rtmp"], *small(), log="removed.log")) as publisher:
         wait_state(server, name, "live")
         server.wait_on_air(name)

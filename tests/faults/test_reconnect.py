@@ -89,7 +89,7 @@ def has_passed(server: Server, name: str, uri: str, msn: int) -> bool:
 
 def test_publisher_killed_comes_back_and_hls_js_and_dash_js_play_on(shared_server: Server, browser: Browser) -> None:
     server, name = shared_server, "back"
-    url = server.cli("stream", "add", name)["urls"]["rtmp"]
+    url = server.add(name)["urls"]["rtmp"]
     with contextlib.ExitStack() as stack:
         publisher = stack.enter_context(ended(server.push(url, *small())))
         video, audio = variants(server.wait_on_air(name))
@@ -136,7 +136,7 @@ def test_window_over_ends_the_playlists_and_the_page_starts_again_by_itself(
     shared_server: Server, browser: Browser
 ) -> None:
     server, name = shared_server, "over"
-    url = server.cli("stream", "add", name, "--set", "reconnect_window_s=2")["urls"]["rtmp"]
+    url = server.add(name, reconnect_window_s=2)["urls"]["rtmp"]
     with ended(server.push(url, *small())) as first:
         video, _ = variants(server.wait_on_air(name))
         viewer = Viewer.open(browser, f"{server.edge}/watch/{name}")

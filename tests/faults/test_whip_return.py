@@ -87,7 +87,7 @@ class Watching:
 
 def test_a_tab_that_crashed_and_another_that_goes_on(whip_server: Server, browser: Browser) -> None:
     server, name = whip_server, "crash"
-    key = server.cli("stream", "add", name)["key"]
+    key = server.add(name)["key"]
     first, second = browser.new_page(), browser.new_page()
     go_live(server, first, key)
     watching = Watching(server, name)
@@ -109,7 +109,7 @@ def test_a_tab_that_crashed_and_another_that_goes_on(whip_server: Server, browse
 
 def test_a_network_that_comes_back_after_the_session_was_given_up(whip_server: Server, browser: Browser) -> None:
     server, name = whip_server, "cut"
-    key = server.cli("stream", "add", name)["key"]
+    key = server.add(name)["key"]
     page = browser.new_page()
     with road(page) as way:
         go_live(server, page, key)

@@ -27,14 +27,19 @@ SECTIONS = ("rtmp", "rtmps", "srt", "edge", "origin", "api")
 FFMPEG = shutil.which("ffmpeg") or "ffmpeg"
 
 
+PATIENCE = 3
+"""What takes a moment on a machine of its own takes several on one that is busy with more; waiting for longer costs
+nothing where it comes."""
+
+
 def wait_for(what: Callable[[], T | None], seconds: float, why: str) -> T:
-    """Poll `what` until it answers something true; fail with `why` after `seconds`."""
-    end = time.monotonic() + seconds
+    """Poll `what` until it answers something true; fail with `why` after `seconds`, or `PATIENCE` times as many."""
+    end = time.monotonic() + seconds * PATIENCE
     while time.monotonic() < end:
         if got := what():
             return got
         time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s: {why}")
+    raise AssertionError(f"not within {seconds * PATIENCE} s: {why}")
 
 
 @dataclass
@@ -81,7 +86,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(25)
+            return self.process.wait(25 * PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -96,10 +101,15 @@ class Server:
         assert done.returncode == 0, done.stderr + done.stdout
         return json.loads(done.stdout)
 
-    def get(self, url: str, **headers: str) -> bytes:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=15) as answer:
-            body: bytes = answer.read()
-            return body
+    def add(self, name: str, **settings: Any) -> Any:
+        """Make a stream by the API: what `headrace stream add NAME --json` answers, without a process."""
+        return self.admin("/v1/streams", {"name": name, "settings": settings})
+
+    def get(self, url: str, body: bytes | None = None, **headers: str) -> bytes:
+        request = urllib.request.Request(url, body, headers)
+        with urllib.request.urlopen(request, timeout=15 * PATIENCE) as answer:
+            found: bytes = answer.read()
+            return found
 
     def status(self, url: str) -> int:
         try:
@@ -111,9 +121,13 @@ class Server:
         except OSError:
             return 0
 
-    def admin(self, path: str) -> Any:
-        token = (self.data / "admin-token").read_text().strip()
-        return json.loads(self.get(f"{self.api}{path}", Authorization=f"Bearer {token}"))
+    def admin(self, path: str, send: Any = None) -> Any:
+        """Ask the API as its operator, or, with something to send, tell it."""
+        headers = {"Authorization": f"Bearer {(self.data / 'admin-token').read_text().strip()}"}
+        if send is None:
+            return json.loads(self.get(f"{self.api}{path}", **headers))
+        headers["Content-Type"] = "application/json"
+        return json.loads(self.get(f"{self.api}{path}", json.dumps(send).encode(), **headers))
 
     def playlist(self, path: str) -> str:
         """A playlist's text, empty while it is not there."""
