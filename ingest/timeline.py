@@ -28,6 +28,8 @@ _EPOCHS = 4
 """How many epochs a late track may still fall into."""
 _PAUSE_S = 1.0
 """After a silence longer than this a new epoch starts later by the silence: wall clock and media stay together."""
+_FORGET = 0.001
+"""Seconds a second by which the least delay of a track is forgotten: a source's clock may drift, by far less."""
 
 
 class _Epoch(NamedTuple):
@@ -41,7 +43,7 @@ class _Epoch(NamedTuple):
 class _Line:
     """A track's place on the source's clock."""
 
-    __slots__ = ("behind", "epoch", "lag", "lane", "now", "raw")
+    __slots__ = ("behind", "epoch", "lag", "lane", "late", "least", "now", "raw")
 
     def __init__(self, lane: Lane, epoch: _Epoch, raw: int, now: float) -> None:
         self.lane = lane
@@ -49,6 +51,10 @@ class _Line:
         self.raw = raw
         self.now = now
         self.lag: float | None = None
+        self.least: float | None = None
+        """The shortest time from stamp to arrival in this epoch, seconds on no scale."""
+        self.late = 0.0
+        """By how much longer the newest sample took: a stalled network delivers what it held all at once."""
         self.behind = 0
 
 
@@ -101,6 +107,7 @@ class Timeline:
         else:
             raw = self._clock.nearest(raw, line.raw)
             self._follow(line, raw, now, out)
+        waited_s = now - line.now
         line.raw, line.now = raw, now
         self._last = line
 
@@ -117,6 +124,8 @@ class Timeline:
         out += line.lane.push(sample, dts, pts)
         lag = now - at / VIDEO_TIMESCALE
         line.lag = lag if line.lag is None else line.lag + (lag - line.lag) / 64
+        line.least = lag if line.least is None else min(lag, line.least + waited_s * _FORGET)
+        line.late = lag - line.least
         return out
 
     def flush(self) -> list[Packet | Gap]:
@@ -151,7 +160,7 @@ class Timeline:
         passed = end - at if at >= self._floor else 0
         line.behind = line.behind + 1 if passed > _LAG_S * VIDEO_TIMESCALE else 0
         behind = passed > _BACK_S * VIDEO_TIMESCALE or line.behind > _PATIENCE
-        if -_BACK_S * hz <= step <= (self._limit_s + elapsed_s) * hz and not behind:
+        if -_BACK_S * hz <= step <= (self._limit_s + elapsed_s + line.late) * hz and not behind:
             return
         line.behind = 0
         epoch = self._fitting(raw, end, elapsed_s, other_than=line.epoch)
@@ -163,7 +172,7 @@ class Timeline:
             self._epochs.append(epoch)
             self.counters.jumps += 1
             out.append(Gap(None, end, epoch.at, "timestamp_jump"))
-        line.epoch = epoch
+        line.epoch, line.least = epoch, None
         line.lane.rephase()
 
     def _fitting(self, raw: int, here: int, elapsed_s: float, other_than: _Epoch | None = None) -> _Epoch | None:

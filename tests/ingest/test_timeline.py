@@ -442,3 +442,21 @@ class TestProperties:
         assert seamless(got)
         for packet, stamp in zip(got, stamps, strict=True):
             assert abs(packet.dts * 1000 / rate - (stamp - stamps[0])) <= 40
+
+
+def test_what_a_stalled_network_held_and_then_delivers_at_once_is_no_jump() -> None:
+    """A picture every eight seconds, sound all the time; for 40 s nothing arrives, then everything does."""
+    timeline = Timeline(0, UNWRAPPED_90K)
+    stamps = [(index * 8000, video()) for index in range(12)] + [(index * 20, OPUS) for index in range(4800)]
+    out: list[Packet | Gap] = []
+    for at_ms, track in sorted(stamps, key=lambda item: item[0]):
+        arrival_s = 60.0 if 20_000 <= at_ms < 60_000 else at_ms / 1000
+        data = OPUS_20_MS if track is OPUS else b""
+        out += timeline.feed(Sample(track, None, data, pts=at_ms * 90, duration_samples=960), arrival_s)
+    out += timeline.flush()
+    assert not gaps(out)
+    assert timeline.counters.jumps == 0
+    assert [packet.pts for packet in packets(out, 0)] == [index * 8 * 90_000 for index in range(12)]
+    # And a clock that runs ahead of its arrival is still told from that.
+    out += timeline.feed(Sample(video(), None, b"", pts=(88 + 8 + 4) * 90_000), 96.0)
+    assert timeline.counters.jumps == 1
