@@ -284,16 +284,26 @@ class TestRtmps:
 
 
 @pytest.mark.skipif(shutil.which("gst-launch-1.0") is None, reason="GStreamer is not installed")
-async def test_gstreamer(server: RtmpServer, gatekeeper: Gatekeeper) -> None:
-    if (await run("gst-inspect-1.0", "x264enc"))[0]:
-        pytest.skip("GStreamer has no x264enc (apt-get install gstreamer1.0-plugins-ugly)")
-    source = "videotestsrc num-buffers=90 ! video/x-raw,width=160,height=90,framerate=30/1"
-    encoder = "x264enc speed-preset=ultrafast bframes=0 key-int-max=30 ! h264parse ! flvmux streamable=true"
-    pipeline = f"{source} ! {encoder} ! rtmp2sink location={url(server)}"
-    code, stderr = await run("gst-launch-1.0", "-q", *pipeline.split())
+@pytest.mark.parametrize("streamable", ["true", "false"])
+@pytest.mark.parametrize("sink", ["rtmp2sink", "rtmpsink"])
+async def test_gstreamer(server: RtmpServer, gatekeeper: Gatekeeper, sink: str, streamable: str) -> None:
+    """flvmux with a header for files (sizes and an index, which nobody fills in) and without; each of the two sinks."""
+    for element, package in (("x264enc", "ugly"), ("voaacenc", "bad"), (sink, "bad")):
+        if (await run("gst-inspect-1.0", element))[0]:
+            pytest.skip(f"GStreamer has no {element} (apt-get install gstreamer1.0-plugins-{package})")
+    picture = "videotestsrc num-buffers=90 ! video/x-raw,width=160,height=90,framerate=30/1"
+    encoder = "x264enc speed-preset=ultrafast bframes=0 key-int-max=30 ! h264parse ! mux."
+    sound = "audiotestsrc num-buffers=141 ! audio/x-raw,rate=48000,channels=2 ! voaacenc ! aacparse ! mux."
+    mux = f"flvmux name=mux streamable={streamable} ! {sink} location={url(server)}"
+    code, stderr = await run("gst-launch-1.0", "-q", *f"{mux} {picture} ! {encoder} {sound}".split())
     assert code == 0, stderr
     recorder = await gatekeeper.admitted.get()
     await recorder.ended
     got = recorder.packets(0)
-    assert [packet.dts for packet in got] == [index * 3000 for index in range(90)]
+    assert [packet.dts - got[0].dts for packet in got] == [index * 3000 for index in range(90)]
     assert sum(packet.keyframe for packet in got) == 3
+    heard = recorder.packets(100)
+    assert len(heard) >= 139
+    assert_seamless(heard)
+    assert abs(heard[0].pts / 48_000 - got[0].pts / 90_000) < 0.05
+    assert recorder.gaps() == []

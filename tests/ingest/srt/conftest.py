@@ -138,7 +138,8 @@ def gatekeeper() -> Iterator[Gatekeeper]:
 
 @pytest.fixture
 async def server(libsrt: Library, gatekeeper: Gatekeeper) -> AsyncIterator[SrtServer]:
-    server = SrtServer(SrtSettings(host="127.0.0.1", port=0), gatekeeper, LimitSettings())
+    """With a latency at which a machine that is busy elsewhere for most of a second loses nothing."""
+    server = SrtServer(SrtSettings(host="127.0.0.1", port=0, latency_ms=1000), gatekeeper, LimitSettings())
     await server.start()
     yield server
     await server.stop()

@@ -235,7 +235,8 @@ async def test_gstreamer(server: SrtServer, gatekeeper: Any, run: Run) -> None:
     got, heard = publication.packets(0), publication.packets(100)
     # It closes with its last packets unsent, as ffmpeg does.
     assert len(got) >= 10
-    assert {b.dts - a.dts for a, b in pairwise(got)} == {3600}
+    steps = [b.dts - a.dts for a, b in pairwise(got)]
+    assert steps.count(3600) >= len(steps) - 1, "but for the first picture of a live source"
     assert {b.pts - a.pts for a, b in pairwise(heard)} == {1024}
     assert not [item for item in publication.items if isinstance(item, Gap)]
 
