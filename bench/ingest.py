@@ -3,6 +3,7 @@
     python bench/ingest.py [--publishers 1 10] [--protocols rtmp srt] [--seconds 15] [--clip FILE] [--bitrate 6M]
                            [--others] [--out FOLDER]
     python bench/ingest.py --loss [--latency 200 500] [--seconds 30] [--bitrate 3M]      SRT over bad networks
+                           [--weathers "2 %"] [--seed 1] [--stall 300]
 
 Ours is a real `headrace serve` with transcoding off: what is received is packaged as CMAF for HLS and DASH. "core" is
 the process in which ingest and packaging run; its idle CPU, measured before the first publisher, is taken off.
@@ -304,6 +305,9 @@ async def main() -> None:
     parser.add_argument("--others", action="store_true")
     parser.add_argument("--loss", action="store_true", help="pictures lost over SRT on bad networks")
     parser.add_argument("--latency", type=int, nargs="+", default=[200, 500], metavar="MS", help="of SRT, with --loss")
+    parser.add_argument("--weathers", nargs="+", help="which of the table's, with --loss; all of them by default")
+    parser.add_argument("--seed", type=int, default=1, help="of the road's losses, with --loss")
+    parser.add_argument("--stall", type=int, default=0, metavar="MS", help="stop the road for so long, with --loss")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.loss:
@@ -351,11 +355,10 @@ async def loss(arguments: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         clip = arguments.clip or make_clip(arguments.ffmpeg, Path(folder), arguments.bitrate, arguments.seconds)
-        count = len(ingest_loss.WEATHERS) * len(arguments.latency)
-        ports = [free_port(socket.SOCK_DGRAM) for _ in range(count)]
-        write(
-            arguments.out, "ingest_loss.json", await ingest_loss.run(arguments.ffmpeg, clip, arguments.latency, ports)
-        )
+        weathers = arguments.weathers or list(ingest_loss.WEATHERS)
+        plan = ingest_loss.Plan(weathers, arguments.latency, arguments.seed, arguments.stall)
+        ports = [free_port(socket.SOCK_DGRAM) for _ in range(len(weathers) * len(arguments.latency))]
+        write(arguments.out, "ingest_loss.json", await ingest_loss.run(arguments.ffmpeg, clip, plan, ports))
 
 
 if __name__ == "__main__":

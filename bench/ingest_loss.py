@@ -4,6 +4,9 @@ Both get the same clip from an ffmpeg of their own at the same time, through rel
 with the same weather and seed, and with the same latency. A picture counts as lost where its bytes, as the clip has
 them, did not come out whole: of ours at the end of the ingest, of `srt-live-transmit` from the file that it writes.
 What is behind the last picture that came is left out, for ffmpeg does not wait for its last packets.
+
+`stall_ms` stops each relay once for so long, in the middle, as a machine does whose cores are taken: it tells losses
+of the road from those of a bench that starves.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import contextlib
 import json
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,13 +34,24 @@ from media.packet import Gap, Packet
 from media.track import Kind
 
 RELAY = Path(__file__).parents[1] / "tests" / "support" / "lossy_relay.py"
-ROAD = {"delay_ms": 50.0, "jitter_ms": 10.0, "reorder": 0.02, "reorder_ms": 15.0, "seed": 1}
+ROAD = {"delay_ms": 50.0, "jitter_ms": 10.0, "reorder": 0.02, "reorder_ms": 15.0}
+STALL_AT_S = 12
 WEATHERS = {
     "no loss": {},
     "2 %": {"loss": 0.02},
     "10 %": {"loss": 0.10},
     "5 % in bursts of 8": {"loss": 0.05, "burst": 8.0},
 }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    weathers: list[str]
+    latencies_ms: list[int]
+    seed: int = 1
+    stall_ms: int = 0
 
 
 @dataclass
@@ -101,9 +116,10 @@ def lost(came: list[bytes], sent: list[bytes]) -> tuple[int, int]:
 
 
 @contextlib.asynccontextmanager
-async def relay(port: int, weather: dict[str, float]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The bad network in front of a port; `port_of` tells where."""
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in (ROAD | weather).items()]
+async def relay(port: int, weather: dict[str, float], plan: Plan) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The bad network in front of a port; `said` tells where."""
+    values = ROAD | weather | {"seed": plan.seed}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(RELAY), f"--to=127.0.0.1:{port}", *options),
         stdin=asyncio.subprocess.PIPE,
@@ -125,7 +141,7 @@ async def said(process: asyncio.subprocess.Process, command: str = "") -> dict[s
     return found
 
 
-async def send(ffmpeg: str, clip: Path, road: asyncio.subprocess.Process, latency_ms: int) -> float:
+async def send(ffmpeg: str, clip: Path, road: asyncio.subprocess.Process, latency_ms: int, plan: Plan) -> float:
     """Publish the clip once in real time; the percentage of packets that the road lost."""
     port = (await said(road))["port"]
     url = f"srt://127.0.0.1:{port}?streamid=x&latency={latency_ms * 1000}"
@@ -135,25 +151,32 @@ async def send(ffmpeg: str, clip: Path, road: asyncio.subprocess.Process, latenc
         *(ffmpeg, "-loglevel", "error", *steady, "-i", str(clip), "-map", "0", "-c", "copy", "-f", "mpegts", url),
         stdin=subprocess.DEVNULL,
     )
+    if plan.stall_ms:
+        await asyncio.sleep(STALL_AT_S)
+        road.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(plan.stall_ms / 1000)
+        road.send_signal(signal.SIGCONT)
     await process.wait()
     await asyncio.sleep(1.0 + latency_ms / 1000)
     up = (await said(road, "stats"))["up"]
     return 100 * up["lost"] / max(1, up["seen"])
 
 
-async def ours(ffmpeg: str, clip: Path, sent: list[bytes], name: str, latency_ms: int) -> LossRow:
+async def ours(ffmpeg: str, clip: Path, sent: list[bytes], name: str, latency_ms: int, plan: Plan) -> LossRow:
     taken = Taken()
     server = SrtServer(SrtSettings(host="127.0.0.1", port=0, latency_ms=latency_ms), taken)
     await server.start()
     try:
-        async with relay(server.port, WEATHERS[name]) as road:
-            percent = await send(ffmpeg, clip, road, latency_ms)
+        async with relay(server.port, WEATHERS[name], plan) as road:
+            percent = await send(ffmpeg, clip, road, latency_ms, plan)
     finally:
         await server.stop()
     return row("headrace", name, latency_ms, percent, lost(taken.pictures, sent), clip_s=len(sent) / 30)
 
 
-async def plain(ffmpeg: str, clip: Path, sent: list[bytes], name: str, latency_ms: int, port: int) -> LossRow | None:
+async def plain(
+    ffmpeg: str, clip: Path, sent: list[bytes], name: str, latency_ms: int, plan: Plan, port: int
+) -> LossRow | None:
     binary = shutil.which("srt-live-transmit")
     if binary is None:
         return None
@@ -163,8 +186,8 @@ async def plain(ffmpeg: str, clip: Path, sent: list[bytes], name: str, latency_m
             binary, "-q", url, "file://con", stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL
         )
         try:
-            async with relay(port, WEATHERS[name]) as road:
-                percent = await send(ffmpeg, clip, road, latency_ms)
+            async with relay(port, WEATHERS[name], plan) as road:
+                percent = await send(ffmpeg, clip, road, latency_ms, plan)
         finally:
             if process.returncode is None:
                 process.terminate()
@@ -179,17 +202,16 @@ def row(receiver: str, name: str, latency_ms: int, percent: float, found: tuple[
     return LossRow(receiver, name, latency_ms, round(percent, 2), count, missing, round(60 * missing / clip_s, 1))
 
 
-async def run(ffmpeg: str, clip: Path, latencies_ms: list[int], ports: list[int]) -> list[dict[str, object]]:
+async def run(ffmpeg: str, clip: Path, plan: Plan, ports: list[int]) -> list[dict[str, object]]:
     """Print the table as it grows; the rows."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     sent = demuxed(await asyncio.to_thread(clip.read_bytes))
     rows: list[LossRow] = []
     print(f"{'receiver':20}{'weather':22}{'latency':>8}{'road lost':>11}{'pictures':>10}{'lost':>6}{'a minute':>10}")
-    for name in WEATHERS:
-        for latency_ms in latencies_ms:
-            both = await asyncio.gather(
-                ours(ffmpeg, clip, sent, name, latency_ms), plain(ffmpeg, clip, sent, name, latency_ms, ports.pop())
-            )
+    for name in plan.weathers:
+        for latency_ms in plan.latencies_ms:
+            common = (ffmpeg, clip, sent, name, latency_ms, plan)
+            both = await asyncio.gather(ours(*common), plain(*common, ports.pop()))
             for one in both:
                 if one is not None:
                     rows.append(one)
