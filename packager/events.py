@@ -16,6 +16,8 @@ SCHEME = "urn:headrace:event:2026"
 """Of events that name no scheme of their own; the message is text or JSON as it was given."""
 MAX_EVENTS = 1000
 """Remembered for one stream; beyond it the oldest leave the playlists early."""
+MAX_SCHEMES = 32
+"""Pairs of scheme and value that the MPD tells of one stream, although each event may have a value of its own."""
 MAX_MESSAGE = 4096
 
 
@@ -61,13 +63,14 @@ class Events:
         self.known: deque[TimedEvent] = deque()
         self.count = 0
         self.schemes: dict[tuple[str, str], None] = {(SCHEME, ""): None}
-        """Every (scheme, value) so far; a player must be told which to listen for."""
+        """Every (scheme, value) so far, up to `MAX_SCHEMES`; a player must be told which to listen for."""
         self._removed: deque[tuple[float, str]] = deque(maxlen=MAX_EVENTS)
 
     def add(self, event: TimedEvent, now: float) -> None:
         """Announce one."""
         self.known.append(event)
-        self.schemes.setdefault((event.scheme, event.value))
+        if len(self.schemes) < MAX_SCHEMES:
+            self.schemes.setdefault((event.scheme, event.value))
         while len(self.known) > MAX_EVENTS:
             self._remove(now)
 

@@ -28,7 +28,7 @@ def media_playlist(presentation: Presentation, window: Window, *, delta: bool, s
     if body is None:
         shown = {r.name for r in presentation.renditions}
         others = hls.reports((w for n, w in presentation.windows.items() if n in shown), name)
-        ranges, removed = presentation.date_ranges(window, delta=skip_ranges)
+        ranges, removed = presentation.date_ranges(delta=skip_ranges)
         body = presentation.rendered[key] = hls.render(
             window, others, delta=delta, date_ranges=ranges, removed=removed if skip_ranges else None
         )

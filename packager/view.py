@@ -158,12 +158,12 @@ class View:
             return shelf.current.init.track
         return next((s.init.track for s in reversed(shelf.listed) if s.init is not None), None)
 
-    def date_ranges(self, window: Window, *, delta: bool) -> tuple[list[str], list[str]]:
+    def date_ranges(self, *, delta: bool) -> tuple[list[str], list[str]]:
         """EXT-X-DATERANGE lines for a playlist, and ids that left it lately. With `delta` only those that a client
         whose copy is as old as a delta allows does not know."""
         now = self._clock()
-        if window.shown:
-            self.events.expire(window.shown[0].wall_us, now)
+        oldest_us = min((w.shown[0].wall_us for w in self.windows.values() if w.shown), default=0)
+        self.events.expire(oldest_us, now)
         since = now - SKIP_UNTIL_TARGETS * self.settings.segment_s
         fresh, removed = self.events.since(since if delta else -math.inf)
         return [event.tag() for event in fresh], list(removed)

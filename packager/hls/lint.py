@@ -283,6 +283,7 @@ def check_multivariant(playlist: Multivariant) -> list[Violation]:
 
 def _groups(notes: _Notes, media: Iterable[Mapping[str, str]]) -> None:
     defaults: dict[str, int] = {}
+    chosen: set[tuple[str, str, str]] = set()
     names: set[tuple[str, str]] = set()
     for said in media:
         group, name = said.get("GROUP-ID", ""), said.get("NAME", "")
@@ -296,5 +297,9 @@ def _groups(notes: _Notes, media: Iterable[Mapping[str, str]]) -> None:
         if said.get("TYPE") == "CLOSED-CAPTIONS":
             notes.must("INSTREAM-ID" in said and "URI" not in said, "4.4.6.1", f"{name}: no INSTREAM-ID, or a URI")
         if said.get("TYPE") == "AUDIO":
+            kind = (group, said.get("LANGUAGE", ""), said.get("CHARACTERISTICS", ""))
+            if said.get("AUTOSELECT") == "YES":
+                notes.should(kind not in chosen, "4.4.6.1.1", f"{name}: another of its language has AUTOSELECT=YES")
+                chosen.add(kind)
             notes.should("CHANNELS" in said, "4.4.6.1", f"{name}: no CHANNELS")
     notes.must(all(count == 1 for count in defaults.values()), "4.4.6.1", "more than one DEFAULT in a group")

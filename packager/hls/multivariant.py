@@ -48,7 +48,7 @@ def render(entries: Sequence[Entry]) -> bytes:
     groups = _groups(audios)
     if videos:
         for group, members in groups:
-            lines += [_media(group, entry, entry is _default(members)) for entry in members]
+            lines += _group(group, members)
     if found is not None:
         lines.append(
             '#EXT-X-MEDIA:TYPE=CLOSED-CAPTIONS,GROUP-ID="cc",NAME="CC",LANGUAGE="und",AUTOSELECT=YES,'
@@ -66,7 +66,7 @@ def render(entries: Sequence[Entry]) -> bytes:
     if not videos:
         for group, members in groups:
             if len(members) > 1:
-                lines += [_media(group, entry, entry is _default(members)) for entry in members]
+                lines += _group(group, members)
             lines += _sound_only(_default(members), group if len(members) > 1 else None)
     lines.append("")
     return "\n".join(lines).encode()
@@ -104,14 +104,23 @@ def _default(members: Sequence[Entry]) -> Entry:
     return next((e for e in members if e.rendition.default), members[0])
 
 
-def _media(group: str, entry: Entry, default: bool) -> str:
-    rendition = entry.rendition
-    name = rendition.label or entry.track.name or rendition.name
-    return (
-        f"#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID={quoted(group)},NAME={quoted(name)},"
-        f"LANGUAGE={quoted(rendition.language)},DEFAULT={'YES' if default else 'NO'},AUTOSELECT=YES,"
-        f'CHANNELS="{max(1, entry.track.channels)}",URI="{rendition.name}/media.m3u8"'
-    )
+def _group(group: str, members: Sequence[Entry]) -> list[str]:
+    """EXT-X-MEDIA of a group's members. No two have one name, and of a language only one is chosen by players
+    themselves (4.4.6.1.1); tracks of a publisher may well be called the same."""
+    default = _default(members)
+    names = [e.rendition.label or e.track.name or e.rendition.name for e in members]
+    chosen = {e.rendition.language: e for e in reversed(members)} | {default.rendition.language: default}
+    lines = []
+    for entry, name in zip(members, names, strict=True):
+        rendition = entry.rendition
+        shown = name if names.count(name) == 1 else f"{name} ({rendition.name})"
+        lines.append(
+            f"#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID={quoted(group)},NAME={quoted(shown)},"
+            f"LANGUAGE={quoted(rendition.language)},DEFAULT={'YES' if entry is default else 'NO'},"
+            f"AUTOSELECT={'YES' if chosen[rendition.language] is entry else 'NO'},"
+            f'CHANNELS="{max(1, entry.track.channels)}",URI="{rendition.name}/media.m3u8"'
+        )
+    return lines
 
 
 def _variant(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from packager import render
 from packager.cmaf import read
-from packager.events import SCHEME
+from packager.events import MAX_SCHEMES, SCHEME, Events, TimedEvent
 from packager.hls import lint, parse
 from packager.hls.media_lint import Tape
 from packager.presentation import Presentation
@@ -30,8 +30,10 @@ def messages(data: bytes) -> list[tuple[str, int, int, bytes]]:
     return found
 
 
-def playlist(presentation: Presentation, *, delta: bool = False, ranges: bool = False) -> parse.MediaPlaylist:
-    window = presentation.windows["source"]
+def playlist(
+    presentation: Presentation, *, name: str = "source", delta: bool = False, ranges: bool = False
+) -> parse.MediaPlaylist:
+    window = presentation.windows[name]
     found = parse.parse(render.media_playlist(presentation, window, delta=delta, skip_ranges=ranges))
     assert isinstance(found, parse.MediaPlaylist)
     assert lint.check(found) == []
@@ -92,3 +94,26 @@ def test_an_event_is_in_the_next_part_and_in_the_playlist(studio: SimpleNamespac
     assert violations == []
     assert [said["ID"] for said in merged.date_ranges] == ["event-2", "event-3"]
     assert f'<InbandEventStream schemeIdUri="{SCHEME}"/>' in render.mpd(presentation).decode()
+
+
+def test_what_one_playlist_still_shows_is_in_all(studio: SimpleNamespace) -> None:
+    """A track that comes late has a shorter playlist: the others keep the ranges that lie before it."""
+    pictures, sound = studio.video(seconds=12), studio.audio(seconds=12)
+    late = studio.Feed(sound.rendition, [p for p in sound.packets if p.pts >= 8 * 48_000])
+    presentation = Presentation("x", PackagerSettings())
+    presentation.declare([pictures.rendition, late.rendition])
+    for event in studio.script([pictures, late], studio.cuts_of(pictures)):
+        studio.play(presentation, [event], end=False)
+        if event[0] >= 3 and not presentation.events.count:
+            presentation.announce(b"early")
+        for name in presentation.windows:
+            playlist(presentation, name=name)
+    assert presentation.windows["audio"].shown[0].msn == 4
+    assert [said["ID"] for said in playlist(presentation).date_ranges] == ["event-1"]
+
+
+def test_schemes_are_bounded() -> None:
+    events = Events()
+    for number in range(100):
+        events.add(TimedEvent(number, 0, 0, 0.0, "urn:x", str(number), b""), 0.0)
+    assert len(events.schemes) == MAX_SCHEMES

@@ -318,6 +318,16 @@ def test_video_that_falls_silent_does_not_stop_the_sound(studio: SimpleNamespace
     assert follower.presentation.windows["audio"].last_complete >= 17
 
 
+def test_sound_that_comes_later(studio: SimpleNamespace) -> None:
+    times = [n * 3000 for n in range(900)]
+    keys, cuts = grid_keys(times)
+    *pictures, sound = ladder(studio, Fraction(30), times, keys, 30)
+    late = studio.Feed(sound.rendition, [p for p in sound.packets if p.pts >= 11 * 48_000])
+    follower = follow(studio, [*pictures, late], cuts)
+    assert follower.violations == []
+    assert follower.last["audio"].media_sequence == 5
+
+
 @pytest.mark.parametrize("ahead", [1.5, 5, 12])
 def test_sound_that_comes_far_ahead_of_the_picture_is_cut_with_it(studio: SimpleNamespace, ahead: float) -> None:
     times = [n * 3000 for n in range(900)]

@@ -96,6 +96,16 @@ def test_captions_of_the_source_are_offered_by_every_variant(kind: Captions, ver
     assert f"#EXT-X-VERSION:{version}\n" in text
 
 
+def test_tracks_that_are_called_the_same_have_names_of_their_own() -> None:
+    tracks = [sound(f"audio-{n}", replace(AAC, name="Track"), 128_000, n) for n in range(3)]
+    tracks[2] = replace(tracks[2], rendition=replace(tracks[2].rendition, language="de"))
+    listed = parse.parse(multivariant.render([video("source", Codec.H264, AVC, 1080, 4_000_000), *tracks]))
+    assert isinstance(listed, parse.Multivariant)
+    assert lint.check_multivariant(listed) == []
+    assert [said["NAME"] for said in listed.media] == ["Track (audio-0)", "Track (audio-1)", "Track (audio-2)"]
+    assert [said["AUTOSELECT"] for said in listed.media] == ["YES", "NO", "YES"]
+
+
 SEI = b"\0\0\0\x12\x06\x04\x0e\xb5\0\x31GA94\x03\x41\xff\xfc\x94\x20\xff\x80"
 """An SEI unit with one valid pair of CEA-608."""
 
