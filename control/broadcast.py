@@ -47,8 +47,6 @@ MORE_TRACKS_ELSE_S = 0.1
 HELD_PACKETS = 2000
 """Bound on packets held while tracks are found out and a worker is fetched; then the oldest is dropped."""
 NOTICES = 20
-
-
 SETTLE_S = 0.5
 """After a publisher is lost, what it sent last is given so long to come out of the encoders."""
 
@@ -338,6 +336,7 @@ class Broadcast:
     def restarted(self, reason: str, log: str) -> None:
         self._log().warning("transcoder_restarted", reason=reason, worker_log=log)
         self.notice(f"the transcoder was replaced: {reason}")
+        self.transcode_stats.pop("speed_ratio", None)
         self.presentation.lost([r.name for r in self.plan.renditions if not r.passthrough])
         self.distributor.cutter.mark("transcoder_restart")
         if self.session is not None:
@@ -353,6 +352,7 @@ class Broadcast:
         left = "only what the encoder sends is on air" if shows else "nothing is on air, as this source must be encoded"
         words = f"the transcoder gave up: {reason}; {left}"
         self.distributor.job = None
+        self.transcode_stats.pop("speed_ratio", None)
         self.notice(f"{words}; it is tried again in {self._retry.arm():.0f} s")
         self.presentation.lost(encoded(self.plan))
         if shows:

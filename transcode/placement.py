@@ -32,6 +32,10 @@ IN_A_WORKER = 0.65
 """Of its measured speed, what the CPU does in a worker: there its caches are cold, and pictures are harder than ours.
 Measured: 1080p30 with the default ladder took one core where the trials added up to 0.64."""
 
+ALONE = 1.4
+"""Of the limit, up to which one job alone may book the CPU. What was measured is rough (half, where other work held
+the caches); nobody else is harmed, and a worker that is too slow in fact sheds, lowest value first."""
+
 STRIKES = 3
 WINDOW_S = 60.0
 """A device that fails so often within so long is left out."""
@@ -257,6 +261,9 @@ class _Placer:
         self._old = before.bookings.get(key, Booking())
         self._uses: list[Use] = []
         self._load = {d: before.load(d, without=key) for d in before.capacities}
+        others = (b for other, b in before.bookings.items() if other != key)
+        self._alone = not any(u.device == CPU and u.skill != JOB for b in others for u in b.active)
+        """Nobody else's pictures are on the CPU."""
         self._sessions = {d: before.sessions(d, without=key) for d in before.capacities}
 
     def run(self) -> _Placed:
@@ -360,13 +367,13 @@ class _Placer:
         self._sessions[use.device] = self._sessions.get(use.device, 0) + use.session
 
     def _room(self, uses: Sequence[Use]) -> bool:
-        limit = self._before.limit
         for device in {u.device for u in uses}:
             ours = [u for u in uses if u.device == device]
             capacity = self._before.capacities.get(device, Capacity(device, device))
             sessions = sum(u.session for u in ours)
             if sessions and capacity.sessions and self._sessions.get(device, 0) + sessions > capacity.sessions:
                 return False
+            limit = self._before.limit * (ALONE if device == CPU and self._alone else 1)
             share = sum(self._before.share(u) for u in ours)
             if limit and share and self._load.get(device, 0.0) + share > limit:
                 return False

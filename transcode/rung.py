@@ -35,6 +35,9 @@ BUFFERED = ("libx264", "libx265")
 RENEWED = ("libsvtav1",)
 """Encoders that are opened anew for each segment: their keyframes are far too large else (`transcode.budget`)."""
 
+HOLE_TICKS = VIDEO_TIMESCALE
+"""Between two pictures: more is counted as missing, as after an overrun of the core's queue."""
+
 QUEUE_PICTURES = 6
 """Decoded pictures that wait for one rung: enough to even out a slow IDR, few enough for memory and latency."""
 
@@ -62,6 +65,7 @@ class Rung(threading.Thread):
         self.dropped = 0
         self.busy_s = 0.0
         self.media_ticks = 0
+        """Media time worked off, without what never came: a hole is no speed."""
         self.position = -1
         """Pts of the picture encoded last."""
         self.failed = False
@@ -126,6 +130,9 @@ class Rung(threading.Thread):
         self._close()
 
     def _take(self, shot: Shot) -> None:
+        step = shot.pts - self.position
+        if self.position >= 0 and step < HOLE_TICKS:
+            self.media_ticks += step
         idr = shot.idr or self._owes_idr
         if self._encoder is not None and not idr and not self._affordable(shot.pts):
             self.dropped += 1  # its time goes to the picture before
@@ -234,7 +241,6 @@ class Rung(threading.Thread):
             if not self._guarded:
                 self._taken.popleft()
             packet = Packet(self._encoder.track, coded.pts, coded.pts, ends - coded.pts, coded.keyframe, coded.data)
-            self.media_ticks += packet.duration
             self._output.made(self.spec.name, packet, self._encoder.name)
 
     def _close(self) -> None:

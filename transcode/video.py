@@ -6,11 +6,10 @@ at or after it is the IDR of every rung, and a plan that came with it holds from
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -61,9 +60,8 @@ class VideoBranch(threading.Thread):
         self._shedder = Shedder(plan.shed_after_s)
         self.viewers: Mapping[str, int] = {}
         """By rendition; replaced whole by the reader's thread."""
-        self._looked = (0.0, -1)
-        """Time and position when `values` were asked for last."""
-        self._seen: WeakKeyDictionary[Rung, tuple[float, int]] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Rung, tuple[float, float, int]] = WeakKeyDictionary()
+        """Wall clock, seconds busy and media time when `values` were asked for last."""
         self._thumbnailer: Thumbnailer | None = None
 
     # -- what the reader's thread asks ------------------------------------------------------------------------
@@ -71,7 +69,7 @@ class VideoBranch(threading.Thread):
     def values(self) -> dict[str, float | str]:
         """Figures for `Progress`."""
         rungs = list(self._rungs.values())
-        speeds = [speed for rung in rungs if (speed := self._speed(rung))]
+        speeds = self._speeds(rungs)
         decoder = self._decoder
         values: dict[str, float | str] = {
             "frames": self.frames,
@@ -83,28 +81,25 @@ class VideoBranch(threading.Thread):
             "rungs": len(rungs),
         }
         if speeds:
-            values["speed_ratio"] = round(min(*speeds, self._pace()), 2)
+            values["speed_ratio"] = round(min(speeds), 2)
         for rung in rungs:
             values[f"frames_{rung.spec.name}"] = rung.frames
         return values
 
-    def _speed(self, rung: Rung) -> float:
-        """Media time against the time it took, since asked last; 0 where there was nothing to do."""
-        busy_s, media = rung.busy_s, rung.media_ticks
-        busy_before, media_before = self._seen.get(rung, (0.0, 0))
-        self._seen[rung] = (busy_s, media)
-        if busy_s <= busy_before:
-            return 0.0
-        return (media - media_before) / VIDEO_TIMESCALE / (busy_s - busy_before)
-
-    def _pace(self) -> float:
-        """While there is a backlog: media time against the wall clock, since asked last. Rungs that wait for a core or
-        for the decoder do not see in their own figures that the whole is too slow."""
-        now, position = time.monotonic(), min((r.position for r in list(self._rungs.values())), default=-1)
-        (then, before), self._looked = self._looked, (now, position)
-        if before < 0 or position < before or now <= then or self._lag_s() < LAGGING_S:
-            return math.inf
-        return (position - before) / VIDEO_TIMESCALE / (now - then)
+    def _speeds(self, rungs: Sequence[Rung]) -> list[float]:
+        """Of each rung that had something to do: media time worked off against the time that it was busy, since asked
+        last. While there is a backlog, against the wall clock: rungs that wait for a core or for the decoder do not see
+        in their own figures that the whole is too slow."""
+        now, behind = time.monotonic(), self._lag_s() >= LAGGING_S
+        speeds = []
+        for rung in rungs:
+            figures = now, rung.busy_s, rung.media_ticks
+            before, self._seen[rung] = self._seen.get(rung), figures
+            then, busy_before, media_before = before or (now, 0.0, 0)
+            spent_s = now - then if behind and before else figures[1] - busy_before
+            if spent_s > 0:
+                speeds.append((figures[2] - media_before) / VIDEO_TIMESCALE / spent_s)
+        return speeds
 
     def _lag_s(self) -> float:
         positions = [r.position for r in list(self._rungs.values()) if r.position >= 0 and not r.failed]

@@ -146,6 +146,23 @@ async def test_a_stream_without_viewers_is_encoded_for_its_first_segments_only(b
     assert bench.presentation.asleep == {"480p", "360p"}
 
 
+async def test_of_twenty_streams_those_that_are_watched_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAVE_S", 0)
+    streams = [Bench() for _ in range(20)]
+    for stream in streams:
+        await stream.demand.start()
+    for _ in range(6):
+        for number, stream in enumerate(streams):
+            stream.presentation.on_demand("source")  # everybody's source is, which costs nothing
+            if number in (3, 11):
+                stream.presentation.on_demand("360p")
+            await stream.play(1)
+    encoding = {n: s.own.names for n, s in enumerate(streams) if s.own.names}
+    assert encoding == {3: {"360p"}, 11: {"360p"}}
+    assert all(job.closed for s in streams for job in s.pool.jobs[1:]), "nothing is left of replays"
+    assert all(len(s.pool.jobs) == 1 for n, s in enumerate(streams) if n not in encoding), "nothing was started"
+
+
 async def test_who_watches_the_source_alone_has_nothing_encoded(bench: Bench) -> None:
     for _ in range(4):
         bench.presentation.on_demand("source")

@@ -89,6 +89,23 @@ def test_who_comes_when_there_is_no_room_gets_less_and_the_rest_when_there_is() 
     assert planning.placement.load(CPU) == 0
 
 
+def test_who_has_the_cpu_alone_is_tried_with_more_than_was_measured_but_not_with_all() -> None:
+    trials = (
+        Trial("libx264", "encode", "h264", CPU, True, 51_000_000),
+        Trial("h264", "decode", "h264", CPU, True, 229_000_000),
+    )
+    cpu = (Device(CPU, "CPU", frozenset({""})),)
+    planning = Planning(TranscodeSettings())
+    planning.found(Hardware(2, trials, cpu))  # two cores, measured while much else ran on them
+    first, second = on_air(planning, "a"), on_air(planning, "b")
+    assert names(first) == [SOURCE, "720p", "480p", "360p"]
+    assert planning.placement.load(CPU) > 0.9
+    assert names(second) == [SOURCE]
+    planning = Planning(TranscodeSettings())
+    planning.found(Hardware(1, trials, cpu))
+    assert names(on_air(planning, "a")) == [SOURCE, "480p", "360p"], "there is no way to make all"
+
+
 def test_watched_rungs_are_all_listed_and_count_when_they_run() -> None:
     planning = Planning(TranscodeSettings())
     planning.found(hardware())
