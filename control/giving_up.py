@@ -82,7 +82,6 @@ def lowered(planner: Planner, why: str) -> Planner:
             audio=(),
             thumbnail_track=None,
             decoders=(),
-            left_out=(),
             reasons=(*made.reasons, why),
         )
 

@@ -37,6 +37,7 @@ MAX_SILENCE_S = 1
 MAX_WAVER_MS = 15
 """Between the samples counted and the time that the resampler tells; more is a hole in the time."""
 _DECODERS = {Codec.AAC: "aac", Codec.OPUS: "libopus"}
+MONO_UP = ("mono", "stereo")
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 
 
@@ -93,6 +94,9 @@ class AudioLine:
     def _open(self, frame: AudioFrame) -> Graph:
         rate = self.spec.sample_rate
         graph = Graph()
+        # libswresample spreads one channel over two at 3 dB less each, as of two loudspeakers; but who hears mono as it
+        # was passed on hears it in full on both.
+        spread = [graph.add("pan", "stereo|c0=c0|c1=c0")] if (frame.layout.name, self._layout) == MONO_UP else []
         graph.link_nodes(
             graph.add_abuffer(
                 sample_rate=frame.sample_rate,
@@ -100,6 +104,7 @@ class AudioLine:
                 layout=frame.layout.name,
                 time_base=Fraction(1, frame.sample_rate),
             ),
+            *spread,
             # Up to 5 ms of jitter is left alone; up to 12 ms is worked off by at most 1 % of speed; more, a lost
             # frame and above, is filled with silence or cut.
             graph.add("aresample", f"{rate}:async={rate // 100}:min_comp=0.005:min_hard_comp=0.012"),
