@@ -22,6 +22,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -113,8 +114,8 @@ class Origin:
         presentation.on_demand(rendition)
         if file == "media.m3u8":
             return await self._playlist(presentation, rendition, query)
-        if file == "iframes.m3u8":
-            return self._iframes(presentation, rendition)
+        if file == "iframes.m3u8" and presentation.shelves[rendition].rendition.kind is Kind.VIDEO:
+            return await self._playlist(presentation, rendition, query, pictures=True)
         if (part := _PART.fullmatch(file)) is not None:
             epoch, msn, index = part.groups()
             if epoch == presentation.epoch:
@@ -153,10 +154,13 @@ class Origin:
         body, target_s = render.mpd_patch(presentation, published_ms), presentation.settings.segment_s
         return replies.fresh(body, replies.PATCH, _etag(presentation, f"d{published_ms}"), target_s)
 
-    async def _playlist(self, presentation: Presentation, name: str, query: bytes) -> Reply:
+    async def _playlist(self, presentation: Presentation, name: str, query: bytes, *, pictures: bool = False) -> Reply:
+        """The rendition's playlist, or that of its I pictures, which has whole segments only."""
         try:
             pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=64)
             directives = blocking.parse(pairs)
+            if pictures:
+                directives = replace(directives, part=None)
         except (ProtocolError, ValueError) as refusal:
             return replies.error(400, str(refusal) or "The query is malformed.")
         target_s = presentation.settings.segment_s
@@ -176,16 +180,13 @@ class Origin:
                     return replies.error(400, "_HLS_msn or _HLS_part is too far ahead.")
             if not await self._wait(presentation, name, deadline):
                 return replies.too_late("The stream does not go on.")
+        if pictures:
+            body = render.iframe_playlist(presentation, window, delta=directives.skip)
+            etag = _etag(presentation, f"{name}-{'j' if directives.skip else 'i'}")
+            return replies.playlist(body, etag, target_s, blocking=directives.blocking)
         body = render.media_playlist(presentation, window, delta=directives.skip, skip_ranges=directives.skip_ranges)
         etag = _etag(presentation, f"{name}-{'v' if directives.skip_ranges else 's' if directives.skip else 'm'}")
         return replies.playlist(body, etag, target_s, blocking=directives.blocking)
-
-    def _iframes(self, presentation: Presentation, name: str) -> Reply:
-        window = presentation.windows.get(name)
-        if window is None or window.rendition.kind is not Kind.VIDEO:
-            return replies.not_found("There is no such list of pictures.")
-        body = render.iframe_playlist(presentation, window)
-        return replies.fresh(body, replies.PLAYLIST, _etag(presentation, f"{name}-i"), presentation.settings.segment_s)
 
     async def _part(self, presentation: Presentation, name: str, msn: int, index: int) -> Reply:
         """A part; the hinted one is waited for, and sent only when whole (RFC 8216bis 6.2.6)."""

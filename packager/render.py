@@ -35,12 +35,12 @@ def media_playlist(presentation: Presentation, window: Window, *, delta: bool, s
     return body
 
 
-def iframe_playlist(presentation: Presentation, window: Window) -> bytes:
+def iframe_playlist(presentation: Presentation, window: Window, *, delta: bool = False) -> bytes:
     """One video rendition's I pictures."""
-    key = (window.rendition.name, "iframes")
+    key = (window.rendition.name, "iframes", delta)
     body = presentation.rendered.get(key)
     if body is None:
-        body = presentation.rendered[key] = iframes.render(window)
+        body = presentation.rendered[key] = iframes.render(window, delta=delta)
     return body
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from packager.hls.media_playlist import VERSION_SKIP, server_control, skippable
 from packager.hls.text import instant, seconds
 from packager.model import Init, Segment, Window, segment_name
 
@@ -16,21 +17,27 @@ def peak(window: Window) -> int:
     return max(rates, default=0)
 
 
-def render(window: Window) -> bytes:
-    """The playlist as UTF-8: whole segments only, each shown from its start to the next one's."""
+def render(window: Window, *, delta: bool = False) -> bytes:
+    """The playlist as UTF-8: whole segments only, each shown from its start to the next one's. With `delta`, older ones
+    are skipped where there are any to skip; date ranges are in the other playlists alone."""
+    skipped = skippable(window.segments, window.target_s) if delta and not window.ended else 0
     first = window.segments[0] if window.segments else None
     sequence = window.discontinuity_sequence if first is not None else 0
     lines = [
         "#EXTM3U",
-        f"#EXT-X-VERSION:{VERSION}",
+        f"#EXT-X-VERSION:{VERSION_SKIP if skipped else VERSION}",
         f"#EXT-X-TARGETDURATION:{window.target_s}",
         f"#EXT-X-MEDIA-SEQUENCE:{first.msn if first else window.first_msn}",
         f"#EXT-X-DISCONTINUITY-SEQUENCE:{sequence}",
         "#EXT-X-I-FRAMES-ONLY",
     ]
+    if not window.ended:
+        lines.insert(3, server_control(window))
+    if skipped:
+        lines.append(f"#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}")
     init: Init | None = None
     texts = window.pictures
-    for segment in window.segments:
+    for segment in window.segments[skipped:]:
         if segment.init is init and segment.msn in texts:
             lines.append(texts[segment.msn])
             continue

@@ -222,7 +222,7 @@ def _same(notes: _Notes, old: SegmentTag, new: SegmentTag) -> None:
 
 
 def _hint_kept(notes: _Notes, before: MediaPlaylist, after: MediaPlaylist) -> None:
-    """A hint is no promise: a source may stop, and clients drop what does not come (4.4.5.3). So nothing is said where
+    """A hint is no promise: a server may leave it where its plans change (6.2.6). So nothing is said where
     it did, at a discontinuity or a gap; a server that guesses wrong in the midst of a stream costs requests."""
     hinted = next((h.get("URI") for h in before.hints if h.get("TYPE") == "PART"), None)
     last = before.segments[-1].msn

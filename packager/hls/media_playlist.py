@@ -57,7 +57,7 @@ def render(
 ) -> bytes:
     """The playlist as UTF-8. With `delta`, older segments are skipped where there are any to skip. `date_ranges` are
     whole lines; where `removed` is given they are those of a delta update, and these the ids that left lately."""
-    skipped = _skippable(window) if delta and not window.ended else 0
+    skipped = skippable(window.shown, window.target_s) if delta and not window.ended else 0
     shown = window.shown
     version = VERSION if not skipped else VERSION_SKIP if removed is None else VERSION_SKIP_RANGES
     lines = ["#EXTM3U", f"#EXT-X-VERSION:{version}"]
@@ -100,12 +100,7 @@ def render(
 def _header(window: Window, shown: tuple[Segment, ...]) -> list[str]:
     lines = [f"#EXT-X-TARGETDURATION:{window.target_s}"]
     if not window.ended:
-        hold = decimal(part_hold_back(window.part_target))
-        lines.append(
-            f"#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK={hold},"
-            f"CAN-SKIP-DATERANGES=YES,CAN-SKIP-UNTIL={SKIP_UNTIL_TARGETS * window.target_s}.0,"
-            f"HOLD-BACK={HOLD_BACK_TARGETS * window.target_s}.0"
-        )
+        lines.append(server_control(window))
     lines.append(f"#EXT-X-PART-INF:PART-TARGET={decimal(window.part_target)}")
     lines.append(f"#EXT-X-MEDIA-SEQUENCE:{shown[0].msn if shown else window.first_msn}")
     # Always present: any live stream may come to a discontinuity (APPLE 8.17).
@@ -115,6 +110,16 @@ def _header(window: Window, shown: tuple[Segment, ...]) -> list[str]:
         # Join at the live edge, as near as an ordinary join would be, and not where the window begins.
         lines.append(f"#EXT-X-START:TIME-OFFSET=-{decimal(part_hold_back(window.part_target))}")
     return lines
+
+
+def server_control(window: Window) -> str:
+    """The same in all playlists of a presentation, those of I pictures included (6.2.4)."""
+    hold = decimal(part_hold_back(window.part_target))
+    return (
+        f"#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK={hold},"
+        f"CAN-SKIP-DATERANGES=YES,CAN-SKIP-UNTIL={SKIP_UNTIL_TARGETS * window.target_s}.0,"
+        f"HOLD-BACK={HOLD_BACK_TARGETS * window.target_s}.0"
+    )
 
 
 def _segment(window: Window, segment: Segment, map_line: str, with_parts: bool) -> list[str]:
@@ -159,14 +164,13 @@ def _parts_from(window: Window, shown: tuple[Segment, ...]) -> int:
 
 def skips(window: Window) -> bool:
     """Whether a delta update of the window leaves anything out."""
-    return not window.ended and _skippable(window) > 0
+    return not window.ended and skippable(window.shown, window.target_s) > 0
 
 
-def _skippable(window: Window) -> int:
+def skippable(shown: Sequence[Segment], target_s: int) -> int:
     """How many segments lie before the Skip Boundary, counted from the end of the last segment (6.2.5.1)."""
-    boundary = Fraction(SKIP_UNTIL_TARGETS * window.target_s)
+    boundary = Fraction(SKIP_UNTIL_TARGETS * target_s)
     length = Fraction(0)
-    shown = window.shown
     for count, segment in enumerate(reversed(shown)):
         length += Fraction(segment.duration, segment.timescale)
         if length >= boundary:

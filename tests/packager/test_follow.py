@@ -16,6 +16,7 @@ from media.rendition import Rendition
 from media.track import Codec, Kind, Track
 from packager import render
 from packager.hls import lint, parse
+from packager.model import Window
 from packager.presentation import Presentation
 from packager.settings import PackagerSettings
 
@@ -83,11 +84,32 @@ class Follower:
                     found += lint.follow(full, merged) + lint.follow(merged, full)
             self._take(name, found)
             now[name] = self.last[name] = full
+            if window.rendition.kind is Kind.VIDEO and window.segments:
+                now[f"{name}/iframes"] = self._pictures(name, window)
         self._take("all", lint.compare(now))
         if shown.ready:
             listed = parse.parse(render.multivariant(shown))
             assert isinstance(listed, parse.Multivariant)
             self._take("multivariant", lint.check_multivariant(listed))
+
+    def _pictures(self, name: str, window: Window) -> parse.MediaPlaylist:
+        """The playlist of I pictures keeps the same rules."""
+        key, shown = f"{name}/iframes", self.presentation
+        full = parse.parse(render.iframe_playlist(shown, window))
+        delta = parse.parse(render.iframe_playlist(shown, window, delta=True))
+        assert isinstance(full, parse.MediaPlaylist)
+        assert isinstance(delta, parse.MediaPlaylist)
+        found = [*lint.check(full), *lint.check(delta)]
+        before = self.last.get(key)
+        if before is not None and before.segments:
+            found += lint.follow(before, full)
+            merged, more = lint.merge(delta, before)
+            found += more
+            if merged is not None:
+                found += lint.follow(full, merged) + lint.follow(merged, full)
+        self._take(key, found)
+        self.last[key] = full
+        return full
 
     def _take(self, name: str, found: list[lint.Violation]) -> None:
         for violation in found:

@@ -80,3 +80,42 @@ async def test_the_origin_answers_ranges(studio: SimpleNamespace, shown: Present
             ("items=0-1", 200, whole),
         ):
             assert await asyncio.to_thread(fetch, url, wanted) == (status, body), wanted
+
+
+async def test_it_blocks_and_skips_as_the_others_do(studio: SimpleNamespace) -> None:
+    """RFC 8216bis 6.2.4: every playlist has the same EXT-X-SERVER-CONTROL; 6.2.5.2: so `_HLS_msn` counts here, too."""
+    feed = studio.video(seconds=34, options={"crf": "40"})
+    shown = Presentation("x", PackagerSettings(window_segments=12))
+    shown.declare([feed.rendition])
+    events = studio.script([feed], studio.cuts_of(feed))
+    studio.play(shown, [e for e in events if e[0] < 30.5], end=False)
+    async with studio.serve({"x": shown}) as base:
+        url = f"{base}/live/x/source/iframes.m3u8"
+        _, body = await asyncio.to_thread(fetch, url)
+        full = parse.parse(body)
+        assert isinstance(full, parse.MediaPlaylist)
+        assert lint.check(full) == []
+        media = parse.parse(render.media_playlist(shown, shown.windows["source"], delta=False))
+        assert isinstance(media, parse.MediaPlaylist)
+        assert lint.compare({"media": media, "iframes": full}) == []
+        _, body = await asyncio.to_thread(fetch, f"{url}?_HLS_skip=YES")
+        delta = parse.parse(body)
+        assert isinstance(delta, parse.MediaPlaylist)
+        assert delta.skipped == 6
+        merged, violations = lint.merge(delta, full)
+        assert violations == []
+        assert merged is not None
+        assert lint.follow(full, merged) == []
+        last = full.segments[-1].msn
+        waiting = asyncio.create_task(asyncio.to_thread(fetch, f"{url}?_HLS_msn={last + 1}&_HLS_part=1"))
+        while not shown._waiters:  # noqa: ASYNC110 - the origin waits for nobody to say so
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        studio.play(shown, [e for e in events if e[0] >= 30.5], end=False)
+        status, body = await waiting
+        found = parse.parse(body)
+        assert isinstance(found, parse.MediaPlaylist)
+        assert (status, found.segments[-1].msn) == (200, last + 1)
+        assert (await asyncio.to_thread(fetch, f"{url}?_HLS_msn={last + 9}"))[0] == 400
+        shown.end()
+        assert b"SERVER-CONTROL" not in (await asyncio.to_thread(fetch, f"{url}?_HLS_msn={last + 9}"))[1]
