@@ -22,6 +22,9 @@ _PROOF = 12
 """Frames that must fit a grid that nobody claimed."""
 _GUESS = 3000
 """Ticks: duration of a lone frame of unknown rate."""
+_LONGEST_GUESS = 81_000
+"""Ticks: 0.9 s. A screen that stood still for longer may move with the next frame: a guess that reached beyond it would
+make that frame look like one that the clock had passed long ago."""
 
 
 class VideoLane:
@@ -141,7 +144,7 @@ class VideoLane:
             self._duration = dts - self._held.dts
             out.append(_lasting(self._held, self._duration))
         rate = self._track.frame_rate
-        guess = int(90_000 / rate) if rate else self._duration or _GUESS
+        guess = int(90_000 / rate) if rate else min(self._duration, _LONGEST_GUESS) or _GUESS
         self._held = self._packet(sample, dts, pts if dts == stated else max(pts, dts), guess)
         self._last_dts, self._end = dts, dts + guess
 

@@ -460,3 +460,19 @@ def test_what_a_stalled_network_held_and_then_delivers_at_once_is_no_jump() -> N
     # And a clock that runs ahead of its arrival is still told from that.
     out += timeline.feed(Sample(video(), None, b"", pts=(88 + 8 + 4) * 90_000), 96.0)
     assert timeline.counters.jumps == 1
+
+
+@pytest.mark.parametrize("still_s", [2, 5, 30])
+def test_a_screen_that_stands_still_and_moves_again_is_no_jump(still_s: int) -> None:
+    """Screen sharing has no rate: a frame after a long pause tells nothing of when the next one comes."""
+    timeline = Timeline(0, UNWRAPPED_90K)
+    stamps = [0, 100, 233]
+    for _ in range(5):
+        stamps += [stamps[-1] + still_s * 1000, stamps[-1] + still_s * 1000 + 40, stamps[-1] + still_s * 1000 + 333]
+    out: list[Packet | Gap] = []
+    for at_ms in stamps:
+        out += timeline.feed(Sample(video(), None, b"", pts=at_ms * 90), at_ms / 1000)
+    out += timeline.flush()
+    assert timeline.counters.jumps == 0
+    assert not gaps(out)
+    assert [packet.pts for packet in packets(out, 0)] == [at_ms * 90 for at_ms in stamps]
