@@ -207,7 +207,7 @@ class _Beside:
 
     def __enter__(self) -> _Beside:
         self.thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -84,7 +84,7 @@ async def test_an_encoder_that_is_gone_is_replaced_told_and_avoided() -> None:
     session = Session(broadcast, PublishRequest("rtmp", "k", "192.0.2.1", 1), "key")
     broadcast.attach(session)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             packets = clip(8)
             for packet in packets[: 4 * RATE]:
                 session.write(packet)

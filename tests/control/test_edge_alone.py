@@ -31,7 +31,7 @@ class _Origin(http.server.BaseHTTPRequestHandler):
 
 
 def get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         body: bytes = answer.read()
     return body
 
@@ -58,7 +58,7 @@ def test_an_edge_on_its_own(tmp_path: Path) -> None:
             metrics = get(f"http://127.0.0.1:{metrics_port}/metrics").decode()
             assert 'headrace_edge_requests_total{result="hit"} 2' in metrics
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()

@@ -31,7 +31,7 @@ async def small_origin(scope: dict, receive: object, send: object) -> None:  # t
 
 def status(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, str(answer.headers["x-cache"])
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode().split()[1]
@@ -60,7 +60,7 @@ async def test_an_edge_elsewhere_hears_of_revoked_tokens_and_of_purges(tmp_path:
 
             async def until(token: str, code: int) -> None:
                 await board.look(None)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while {(await ask(token))[0] for _ in range(8)} != {code}:  # noqa: ASYNC110 (another process)
                         await asyncio.sleep(0.05)
 
@@ -70,7 +70,7 @@ async def test_an_edge_elsewhere_hears_of_revoked_tokens_and_of_purges(tmp_path:
             assert await ask(one["token"]) == (403, "token_revoked")
             assert (await ask(other["token"]))[0] == 200
             os.kill(pool.pids[0], 9)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while pool.restarts < 1 or len(pool._controls) < 2:  # noqa: ASYNC110 (another process)
                     await asyncio.sleep(0.02)
             assert {await ask(one["token"]) for _ in range(8)} == {(403, "token_revoked")}, "the new worker knows too"
@@ -78,7 +78,7 @@ async def test_an_edge_elsewhere_hears_of_revoked_tokens_and_of_purges(tmp_path:
                 await ask(other["token"])
             viewer_news.purge(tmp_path, "a")
             await board.look(None)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (await ask(other["token"]))[1] != "MISS":  # noqa: ASYNC110 (another process)
                     await asyncio.sleep(0.02)
             withdraw(tmp_path, "", "a")

@@ -10,6 +10,7 @@ from playwright.sync_api import expect, sync_playwright
 
 pytestmark = pytest.mark.e2e
 
+expect.set_options(timeout=30_000)
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 
 

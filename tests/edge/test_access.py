@@ -75,7 +75,7 @@ async def test_https_and_a_renewed_certificate(make_edge: MakeEdge, origin: Scri
     for _ in range(3):
         assert (await first.ask("/live/a/p")).body == body
     write_certificate(tmp_path, "two.test")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 second = await secure(edge.worker.tls_port, "two.test", chain)

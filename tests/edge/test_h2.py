@@ -20,7 +20,7 @@ async def run(*command: str) -> tuple[int, bytes]:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         out, _ = await process.communicate()
     return process.returncode or 0, out
 

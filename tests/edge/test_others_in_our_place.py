@@ -78,7 +78,7 @@ class Other:
     async def get(self, target: str, method: str = "GET", **headers: str) -> Reply:
         viewer = Viewer(*await asyncio.open_connection("127.0.0.1", self.port))
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 return await viewer.ask(target, method, **headers)
         finally:
             await viewer.close()
@@ -95,7 +95,7 @@ async def other(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     with (tmp_path / "said").open("wb") as said:
         process = await asyncio.create_subprocess_exec(*command(tmp_path, port, origin_port), stdout=said, stderr=said)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 assert process.returncode is None, (tmp_path / "said").read_text()
                 try:
@@ -118,7 +118,7 @@ async def test_a_crowd_is_one_request_and_waits_for_a_blocked_playlist(other: Ot
     target = "/live/a/v/media.m3u8?_HLS_msn=7&_HLS_part=2"
     other.origin.answers[target] = held(gate, PLAYLIST_REPLY)
     crowd = [asyncio.create_task(other.get(target)) for _ in range(20)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not other.origin.asked[target]:  # noqa: ASYNC110 (another process)
             await asyncio.sleep(0.01)
     late = [asyncio.create_task(other.get(target + "&junk=1")) for _ in range(5)]

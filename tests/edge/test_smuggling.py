@@ -42,7 +42,7 @@ class Nginx:
         return self.log.read_text().splitlines()
 
     async def seen(self) -> list[str]:
-        async with asyncio.timeout(10):  # it writes a line after the answer
+        async with asyncio.timeout(60):  # it writes a line after the answer
             while not (lines := self._lines()) or not lines[-1].startswith("GET /live/last "):  # noqa: ASYNC110 (another process)
                 await asyncio.sleep(0.01)
         assert all(line.endswith(" HTTP/1.1 200") for line in lines), lines
@@ -81,7 +81,7 @@ async def nginx(folder: Path) -> AsyncIterator[Nginx]:
         *("nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf"))
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 assert process.returncode is None, (folder / "error.log").read_text()
                 with contextlib.suppress(OSError):
@@ -115,7 +115,7 @@ async def through(edge: Edge, raw: bytes) -> list[tuple[int, bytes]]:
     viewer = await edge.connect()
     viewer.writer.write(raw)
     found = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 reply = await viewer.reply()

@@ -102,7 +102,7 @@ def test_a_database_that_cannot_be_written_stops_no_stream(server: Server) -> No
                 print("on air after", round(time.monotonic() - began, 1), "s")
                 refused = subprocess.run(
                     [*_cli(server), "stream", "add", "another", "--data", str(server.data)],
-                    env=server.environment, capture_output=True, text=True, timeout=40, check=False,
+                    env=server.environment, capture_output=True, text=True, timeout=120, check=False,
                 )  # fmt: skip
                 print("another stream refused after", round(time.monotonic() - began, 1), "s:", refused.stderr[:300])
                 assert refused.returncode != 0
@@ -131,7 +131,7 @@ def test_ctrl_c_for_the_whole_process_group_ends_cleanly(tmp_path: Path) -> None
             assert len(children) >= 2
             began = time.monotonic()
             os.killpg(server.process.pid, signal.SIGINT)
-            assert server.process.wait(20) == 0
+            assert server.process.wait(60) == 0
             print("ended within", round(time.monotonic() - began, 1), "s")
         wait_for(lambda: not [pid for pid in children if _alive(pid)], 3, "no process is left")
         text = server.text()

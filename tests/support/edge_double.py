@@ -167,7 +167,7 @@ class Edge:
         return reply
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 (another process, or no event to wait for)
                 await asyncio.sleep(0.001)
 

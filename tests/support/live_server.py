@@ -96,7 +96,7 @@ class Server:
         """Run `headrace ... --json` on the server's data folder and give what it answers."""
         done = subprocess.run(
             [sys.executable, "-m", "control.cli", *arguments, "--json", "--data", str(self.data)],
-            env=self.environment, capture_output=True, text=True, timeout=60,
+            env=self.environment, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr + done.stdout
         return json.loads(done.stdout)
@@ -113,7 +113,7 @@ class Server:
 
     def status(self, url: str) -> int:
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=10 * PATIENCE) as answer:
                 code: int = answer.status
                 return code
         except urllib.error.HTTPError as error:

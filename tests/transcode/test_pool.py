@@ -50,7 +50,7 @@ def children() -> list[str]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - a process has no event to wait for
             await asyncio.sleep(0.01)
 

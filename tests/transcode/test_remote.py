@@ -68,12 +68,12 @@ def machine(data: Path, port: int, *arguments: str) -> Iterator[subprocess.Popen
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 async def until(condition: Callable[[], bool], data: Path | None = None) -> None:
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - another process has no event to wait for
                 await asyncio.sleep(0.02)
     except TimeoutError:

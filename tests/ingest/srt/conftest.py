@@ -100,7 +100,7 @@ class Gatekeeper:
         return SrtAdmission(reject=Reject.UNAUTHORIZED) if passphrase is None else SrtAdmission(passphrase=passphrase)
 
     async def publication(self, key: str, number: int = 0) -> Recorder:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while len(self.publications[key]) <= number:
                 self._news.clear()
                 await self._news.wait()

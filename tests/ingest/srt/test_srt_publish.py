@@ -122,7 +122,7 @@ def same(came: Any, wanted: Any, track: int, *, tail_s: float = 1) -> None:
 async def published(gatekeeper: Any, number: int = 0) -> Any:
     """The publication, once it has ended."""
     publication = await gatekeeper.publication("open", number)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert (await publication.ended)[0] is EndReason.FINISHED
     return publication
 
@@ -207,7 +207,7 @@ async def test_srt_live_transmit(
     caller = await run("sh", "-c", command, stdin=asyncio.subprocess.PIPE)
     publication = await gatekeeper.publication("open")
     caller.process.stdin.write(b"go\n")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(publication.packets(0)) < len(wanted.packets(0)) - 1:  # noqa: ASYNC110 (another process)
             await asyncio.sleep(0.01)
     os.killpg(caller.process.pid, signal.SIGINT)  # it does not end with its input
@@ -230,7 +230,7 @@ async def test_gstreamer(server: SrtServer, gatekeeper: Any, run: Run) -> None:
     publication = await gatekeeper.publication("open")
     code, text = await caller.end()
     assert code == 0, text
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await publication.ended
     got, heard = publication.packets(0), publication.packets(100)
     # It closes with its last packets unsent, as ffmpeg does.
@@ -261,7 +261,7 @@ async def test_a_killed_encoder_is_lost_not_finished(
     publication = await gatekeeper.publication("open")
     await publication.first
     caller.process.kill()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         assert (await publication.ended)[0] is EndReason.LOST
 
 
