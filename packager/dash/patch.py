@@ -98,8 +98,8 @@ def patch(old: Snapshot, new: Snapshot, mpd_id: str) -> bytes | None:
 
 
 def inapplicable(mpd_id: str, published_us: int) -> bytes:
-    """A patch from an MPD that nobody has: the player is to ask for the whole one. dash.js 5 and Shaka 5.2 do so at
-    once. An HTTP error would end dash.js, and where a patch is due Shaka does not read an MPD."""
+    """A patch from an MPD that nobody has: the player is to ask for the whole one. dash.js 5 does so at once, Shaka 5.2
+    with its next update. An HTTP error would end dash.js, and where a patch is due Shaka does not read an MPD."""
     return (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<Patch xmlns="{_NAMESPACE}" mpdId="{mpd_id}"'
         f' originalPublishTime="{instant(0)}" publishTime="{instant(published_us)}"/>\n'
