@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("bench/results/watched"))
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the server is stopped then too
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -111,8 +113,8 @@ def main() -> None:
             transcode__rungs_linger_s=str(LINGER_S),
             transcode__shed="false",
         )
-        server.start()
         stack.callback(server.stop)
+        server.start()
         for height in arguments.heights:
             stream = f"s{height}"
             url = server.add(stream)["urls"]["rtmp"]
