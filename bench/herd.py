@@ -14,10 +14,11 @@ origin that, from a third of the stay on, is for five seconds
 | gone      | not there, all connections closed                                               |
 
 Reported: origin requests per object (must be 1 per edge worker without trouble), errors that viewers saw, time to the
-first part, how far apart the answers to one blocked playlist come, CPU and memory, and the origin's busiest second
-after the trouble. `edge_wake_*` is the edge's own measure: from the end of a fetch until the last of the crowd on it
-was written to. The viewers are one thread of C (`bench/herd_client.c`, built when the bench runs), on the machine's
-cores like the edge: what they see is the spread of both. One herd takes `--stay` and about five seconds. Writes
+first part and who never got one (who returns counts anew; up to ten seconds are waited for the last), how far apart the
+answers to one blocked playlist come, CPU and memory, and the origin's busiest second after the trouble. `edge_wake_*`
+is the edge's own measure: from the end of a fetch until the last of the crowd on it was written to. The viewers are one
+thread of C (`bench/herd_client.c`, built when the bench runs), on the machine's cores like the edge: what they see is
+the spread of both. One herd takes `--stay` and about five seconds, up to fifteen. Writes
 `herd.json` and a chart, `herd.svg`. 10,000 viewers need 20,600 open files (`ulimit -Hn`).
 """
 
@@ -211,6 +212,7 @@ async def run(program: Path, trouble: str, options: argparse.Namespace) -> dict[
         "workers": options.workers,
         "part_bytes": options.part_bytes,
         **summary,
+        "without_a_first_part": summary["came"] - summary["first_parts"] - summary["returned"],
         "objects_at_origin": len(objects),
         "most_origin_requests_per_object": max(objects.values(), default=0),
         "origin_requests_in_busiest_second_after": max(

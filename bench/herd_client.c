@@ -20,8 +20,10 @@
 #include <time.h>
 #include <unistd.h>
 
+/* The end is put off so long, if someone still waits for a first part. */
+#define LATE_S 10
 enum { INDEX, MEDIA, PART, BLOCKED };
-struct viewer { int fd, step, part, have; long left; double began, retry_at; char head[2048]; };
+struct viewer { int fd, step, part, have, again; long left, length; double began, retry_at; char head[2048]; };
 static struct viewer *viewers;
 static int port, count, parts_per_segment, epoll_fd, alive;
 static long requests, errors, refused;
@@ -60,8 +62,8 @@ static void answered(struct viewer *v) {
     if (v->step == INDEX) v->step = MEDIA;
     else if (v->step == MEDIA) v->step = PART;
     else if (v->step == PART) {
-        if (v->began && !returned && first_parts < count) first_part[first_parts++] = now() - v->began;
-        if (v->began && returned && agains < count) again[agains++] = now() - v->began;
+        if (v->began && !v->again) first_part[first_parts++] = now() - v->began;
+        if (v->began && v->again) again[agains++] = now() - v->began;
         v->began = 0;
         v->part++;
         v->step = BLOCKED;
@@ -86,11 +88,11 @@ static void readable(struct viewer *v) {
         char *end = strstr(v->head, "\r\n\r\n"), *length = strcasestr(v->head, "content-length: ");
         if (!end) { v->have += size; if (v->have >= (int)sizeof v->head - 1) drop(v, 1); return; }
         long head = end + 4 - v->head - v->have;
-        v->left = length && length < end ? atol(length + 16) : 0;
+        v->left = v->length = length && length < end ? atol(length + 16) : 0;
         at += head;
         got -= head;
-        if (v->step == MEDIA && got > 4 && !strncmp(at, "#AT:", 4)) v->part = atoi(at + 4);
     }
+    if (v->step == MEDIA && v->left == v->length && got > 4 && !strncmp(at, "#AT:", 4)) v->part = atoi(at + 4);
     v->left -= got;
     if (v->left < 0) { drop(v, 1); return; }
     if (v->left == 0) answered(v);
@@ -125,14 +127,14 @@ int main(int argc, char **argv) {
     again = calloc(count, sizeof *again);
     epoll_fd = epoll_create1(0);
     struct epoll_event events[512];
-    int there = 0;
+    int there = 0, came = 0;
     double t;
-    while ((t = now()) < start + arrive_s + seconds) {
+    while ((t = now()) < start + arrive_s + seconds || (first_parts + agains < came && t < start + arrive_s + seconds + LATE_S)) {
         for (int due = (int)((t - start) / arrive_s * count), batch = 0; there < count && there < due && batch < 64; batch++)
-            arrive(&viewers[there++]);
+            arrive(&viewers[there++]), came++;
         if (return_at && !returned && t >= start + arrive_s + return_at) {
             returned = 1;
-            for (int i = 0; i < count; i += 2) { drop(&viewers[i], 0); arrive(&viewers[i]); }
+            for (int i = 0; i < count; i += 2, came++) { drop(&viewers[i], 0); viewers[i].again = 1; arrive(&viewers[i]); }
         }
         if (t - looked > 0.02) {
             looked = t;
@@ -153,9 +155,9 @@ int main(int argc, char **argv) {
     }
     qsort(first_part, first_parts, sizeof(double), order);
     qsort(again, agains, sizeof(double), order);
-    printf("{\"requests\": %ld, \"errors\": %ld, \"refused\": %ld, \"alive\": %d, \"first_parts\": %d, \"first_part_p50_s\": %.4f, \"first_part_p99_s\": %.4f, "
-           "\"returned\": %d, \"return_part_p50_s\": %.4f, \"return_part_p99_s\": %.4f}\n",
-           requests, errors, refused, alive, first_parts, first_parts ? first_part[first_parts / 2] : -1, first_parts ? first_part[first_parts * 99 / 100] : -1,
-           agains, agains ? again[agains / 2] : -1, agains ? again[agains * 99 / 100] : -1);
+    printf("{\"requests\": %ld, \"errors\": %ld, \"refused\": %ld, \"alive\": %d, \"came\": %d, \"first_parts\": %d, \"first_part_p50_s\": %.4f, \"first_part_p99_s\": %.4f, \"first_part_last_s\": %.4f, "
+           "\"returned\": %d, \"return_part_p50_s\": %.4f, \"return_part_p99_s\": %.4f, \"return_part_last_s\": %.4f}\n",
+           requests, errors, refused, alive, came, first_parts, first_parts ? first_part[first_parts / 2] : -1, first_parts ? first_part[first_parts * 99 / 100] : -1, first_parts ? first_part[first_parts - 1] : -1,
+           agains, agains ? again[agains / 2] : -1, agains ? again[agains * 99 / 100] : -1, agains ? again[agains - 1] : -1);
     return 0;
 }

@@ -22,11 +22,12 @@ from typing import Any
 
 import structlog
 
-from edge import metrics, proxy, tls
+from edge import metrics, tls
 from edge.access import Access
 from edge.access_log import AccessLog
 from edge.cache import Cache
 from edge.coalesce import Coalescer
+from edge.listener import Listener
 from edge.revocation import Revocations, fingerprint
 from edge.server import Server
 from edge.settings import EdgeSettings
@@ -118,7 +119,7 @@ class Worker:
     async def run(self) -> None:
         """Serve until `stop` is called or the parent has gone."""
         settings = self._settings
-        listeners, context = await self._listen()
+        listeners, context = self._listen()
         control = None
         if self._orders.control:
             control = await asyncio.start_unix_server(self._control, self._orders.control)
@@ -150,29 +151,31 @@ class Worker:
         if self.log is not None:
             await self.log.close()
 
-    async def _listen(self) -> tuple[list[asyncio.Server | proxy.Listener], ssl.SSLContext | None]:
+    def _listen(self) -> tuple[list[Listener], ssl.SSLContext | None]:
         settings, orders = self._settings, self._orders
         sock = bind(settings.host, orders.port) if orders.fd < 0 else socket.socket(fileno=orders.fd)
-        listeners = [await self._open(sock, self.server.make, None)]
+        listeners = [self._open(sock, self.server.make, None)]
         self.port = sock.getsockname()[1]
         context = tls.make_context(settings)
         if context is not None:
             sock = bind(settings.host, orders.tls_port) if orders.tls_fd < 0 else socket.socket(fileno=orders.tls_fd)
-            listeners.append(await self._open(sock, self.server.make_secure, context))
+            listeners.append(self._open(sock, self.server.make_secure, context))
             self.tls_port = sock.getsockname()[1]
         return listeners, context
 
-    async def _open(
+    def _open(
         self, sock: socket.socket, make: Callable[..., asyncio.Protocol], context: ssl.SSLContext | None
-    ) -> asyncio.Server | proxy.Listener:
-        if not self._settings.proxy_protocol:
-            return await self._loop.create_server(make, sock=sock, backlog=BACKLOG, ssl=context)
+    ) -> Listener:
+        settings, server = self._settings, self.server
         sock.setblocking(False)
         sock.listen(BACKLOG)
-        server = self.server
-        timeout_s = self._settings.head_timeout_s
-        return proxy.Listener(
-            sock, make, trusts=server.clients.trusts, refused=server.broken, timeout_s=timeout_s, tls=context
+        return Listener(
+            *(sock, make),
+            trusts=server.clients.trusts if settings.proxy_protocol else None,
+            refused=server.broken,
+            timeout_s=settings.head_timeout_s,
+            pending=settings.max_connections,
+            tls=context,
         )
 
     async def _pack_pages(self) -> None:
