@@ -71,7 +71,7 @@ def test_reject_policy_refuses_the_second_with_words(shared_server: Server) -> N
 
 def test_rotated_key_ends_after_its_grace_and_the_stream_waits_for_the_new_one(shared_server: Server) -> None:
     server, name = shared_server, "rotate"
-    url = server.add(name)["urls"]["rtmp"]
+    url = server.add(name, reconnect_window_s=600)["urls"]["rtmp"]
     with ended(server.push(url, *small(), log="old.log")) as old:
         found = wait_state(server, name, "live")
         server.wait_on_air(name)
@@ -109,7 +109,7 @@ def test_a_key_in_the_wrong_place_or_none_is_told_in_one_line(shared_server: Ser
 
 def test_revoked_key_ends_at_once(shared_server: Server) -> None:
     server, name = shared_server, "revoke"
-    made = server.add(name)
+    made = server.add(name, reconnect_window_s=600)
     with ended(server.push(made["urls"]["rtmp"], *small(), log="revoked.log")) as publisher:
         wait_state(server, name, "live")
         key_id = server.cli("key", "list", name)[0]["key_id"]

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urljoin
 
+from live_server import PATIENCE
+
 
 class Reader(Protocol):
     def get(self, url: str, **headers: str) -> bytes: ...
@@ -103,7 +105,7 @@ def update(recording: Recording, reader: Reader, url: str) -> None:
 def record(reader: Reader, base: str, uris: list[str], count: int, seconds: float) -> dict[str, Recording]:
     """Follow the media playlists until each has `count` segments."""
     recordings = {uri: Recording() for uri in uris}
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while time.monotonic() < end:
         for uri, recording in recordings.items():
             update(recording, reader, urljoin(base, uri))

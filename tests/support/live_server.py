@@ -64,10 +64,12 @@ class Server:
             )  # fmt: skip
         try:
             wait_for(lambda: self.status(f"{self.api}/readyz") == 200, 30, "the server is ready")
-        except AssertionError:
+        except BaseException as error:  # the timeout of a test, too: nobody else would end the process
             self.process.kill()
             self.process.wait()
-            raise AssertionError(self.text()) from None
+            if isinstance(error, AssertionError):
+                raise AssertionError(f"{error}\n{self.text()}") from None
+            raise
 
     @property
     def api(self) -> str:
