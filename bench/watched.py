@@ -54,12 +54,12 @@ def listed(text: str) -> dict[int, str]:
     return dict(enumerate(uris, int(first[1]))) if first else {}
 
 
-def pictures(server: Server, base: str, text: str, uri: str) -> list[int]:
-    """Times of the pictures of a segment, after decoding them."""
+def pictures(server: Server, base: str, text: str, uri: str) -> list[float]:
+    """Times of the pictures of a segment in seconds, after decoding them."""
     init = re.findall(r'#EXT-X-MAP:URI="([^"]+)"', text)[-1]
     data = server.get(f"{base}/{init}") + server.get(f"{base}/{uri}")
     with av.open(io.BytesIO(data)) as container:
-        return [frame.pts for frame in container.decode(video=0) if frame.pts is not None]
+        return [round(frame.time, 3) for frame in container.decode(video=0) if frame.time is not None]
 
 
 def once(server: Server, stream: str, rung: str) -> dict[str, float]:
@@ -85,8 +85,8 @@ def once(server: Server, stream: str, rung: str) -> dict[str, float]:
     times = pictures(server, f"{base}/{rung}", text, seen[newest])
     downloaded = time.monotonic() - start
     theirs = server.get(f"{base}/source/media.m3u8").decode()
-    if times != pictures(server, f"{base}/source", theirs, source[newest]):
-        raise SystemExit(f"{rung}: segment {newest} is not of the same pictures as the source's")
+    if times != (wanted := pictures(server, f"{base}/source", theirs, source[newest])):
+        raise SystemExit(f"{rung}: segment {newest} shows {times}, the source's {wanted}")
     return {"first_s": first, "newest_s": both, "decoded_s": downloaded}
 
 

@@ -5,7 +5,7 @@ Stands between distributor and pool, as a job to the one and as a sink to the ot
 | a rung is | encoded by | leaves by |
 |---|---|---|
 | `ON` | the broadcast's own job | nobody asked for `linger_s`: at the next cut, `ENDING` |
-| `ENDING` | the job, up to that cut | `LEAVE_S` later: `OFF` |
+| `ENDING` | the job, up to that cut | its last picture, or `LEAVE_S` later: `OFF` |
 | `OFF` | nobody; it stays listed | a request: `STARTING` |
 | `DUE` | nobody yet: the pinned one, because another is watched | next cut: `ON`; a request: `STARTING` |
 | `STARTING` | a job of its own, from the source kept | at the next cut the broadcast's job takes over: `JOINING` |
@@ -43,8 +43,8 @@ REPLAYED = 3
 """Segments, the one in the making included, that a rung begins with: what a player that switches may ask for."""
 KEPT_BYTES = 64 * 1024 * 1024
 """Of source packets; with more than this, fewer segments are replayed."""
-LEAVE_S = 0.8
-"""How long after a cut the worker may still hand over what lies before it."""
+LEAVE_S = 5.0
+"""How long after a cut the worker may still hand over what lies before it; a busy machine's is seconds behind."""
 HELD_PACKETS = 600
 """Of one rung, while it is taken over."""
 FIRST_S = 3.0
@@ -70,6 +70,8 @@ class _State:
     asked: float = 0.0
     until: int = 1 << 62
     """90 kHz: where the broadcast's own job takes over."""
+    ends: int = 0
+    """90 kHz: the cut before which its last picture lies."""
     job: Job | None = None
     held: list[Packet] = field(default_factory=list)
 
@@ -205,7 +207,7 @@ class Demand:
         changed = False
         for name, state in self._states.items():
             if state.rung is Rung.ON and not self._wanted(name, state, now):
-                state.rung, changed = Rung.ENDING, True
+                state.rung, state.ends, changed = Rung.ENDING, cut.pts, True
                 self._later(partial(self._ended, name, state))
             elif state.rung is Rung.DUE:
                 state.rung, changed = Rung.ON, True
@@ -388,6 +390,8 @@ class Demand:
         if state is not None and state.rung in (Rung.OFF, Rung.DUE, Rung.STARTING):
             return
         self._sink.packet(rendition, packet)
+        if state is not None and state.rung is Rung.ENDING and packet.pts + packet.duration * 3 // 2 >= state.ends:
+            self._ended(rendition, state)
 
     def gone(self) -> None:
         """The broadcast's own job has given up."""

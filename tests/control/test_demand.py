@@ -146,6 +146,20 @@ async def test_a_stream_without_viewers_is_encoded_for_its_first_segments_only(b
     assert bench.presentation.asleep == {"480p", "360p"}
 
 
+async def test_a_rung_sleeps_when_its_last_picture_is_there_however_late_that_is() -> None:
+    bench = Bench()
+    await bench.demand.start()
+    await bench.play(4)
+    ends = bench.demand._states["360p"].ends
+    assert bench.demand.rungs["360p"] == "ending"
+    bench.own.sink.packet("360p", bench_packet(ends // 9000 - 2))
+    assert "360p" not in bench.presentation.asleep, "its last segment is not whole"
+    bench.own.sink.packet("360p", bench_packet(ends // 9000 - 1))
+    assert "360p" in bench.presentation.asleep
+    assert bench.demand.rungs["360p"] == "off"
+    await bench.demand.close()
+
+
 async def test_of_twenty_streams_those_that_are_watched_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAVE_S", 0)
     streams = [Bench() for _ in range(20)]
