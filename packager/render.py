@@ -122,8 +122,7 @@ def mpd_patch(presentation: Presentation, published_ms: int) -> bytes:
     if body is None:
         made = None
         if base is not None and not presentation.ended:
-            old, new = dash_patch.take_apart(base.decode()), dash_patch.take_apart(newest.decode())
-            made = dash_patch.patch(old, new, presentation.epoch)
+            made = dash_patch.patch(base.decode(), newest.decode(), presentation.epoch)
         body = made or dash_patch.inapplicable(presentation.epoch, presentation.published_us)
         presentation.rendered[key] = body
     return body

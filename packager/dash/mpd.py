@@ -81,16 +81,14 @@ def render(told: Sequence[Period], windows: Mapping[str, Window], facts: Facts) 
     target_s = next(iter(windows.values())).target_s if windows else 2
     periods: list[str] = []
     total = Fraction(0)
-    before: _Shown | None = None
     for position, period in enumerate(told):
         following = told[position + 1] if position + 1 < len(told) else None
         shown = _shown(period, following, windows)
         if not shown.runs:
             continue
-        text, length = _period(shown, before, windows, facts, begin=total)
+        text, length = _period(shown, windows, facts, begin=total)
         periods.append(text)
         total += length
-        before = shown
     head = ['<?xml version="1.0" encoding="UTF-8"?>', _root(facts, windows, target_s, total)]
     if not facts.ended:
         if facts.patch:
@@ -152,9 +150,7 @@ def _shown(period: Period, following: Period | None, windows: Mapping[str, Windo
     return _Shown(period, following, found)
 
 
-def _period(
-    shown: _Shown, before: _Shown | None, windows: Mapping[str, Window], facts: Facts, *, begin: Fraction
-) -> tuple[str, Fraction]:
+def _period(shown: _Shown, windows: Mapping[str, Window], facts: Facts, *, begin: Fraction) -> tuple[str, Fraction]:
     """The Period and its length in seconds (of what is listed)."""
     period, following = shown.period, shown.following
     origin = period.cut.pts
@@ -178,7 +174,7 @@ def _period(
                 times += f' duration="{_duration(Fraction(int(whole * 1000), 1000))}"'
     lines = [f'<Period id="{period.id}" {times}>']
     for group in _sets(shown.entries, facts):
-        lines += _adaptation_set(group, windows, shown, facts, origin, _continues(group, shown, before))
+        lines += _adaptation_set(group, windows, shown, facts, origin, _continues(group, period, facts))
     lines += _pictures(shown, facts, origin)
     lines.append("</Period>")
     return "\n".join(lines), length
@@ -187,12 +183,15 @@ def _period(
 def _sets(entries: Sequence[Entry], facts: Facts) -> list[_Set]:
     sets: dict[int, _Set] = {}
     for entry in entries:
-        if entry.rendition.kind is Kind.VIDEO:
-            number = _VIDEO_SETS.get(entry.track.codec, 9)
-        else:
-            number = _AUDIO_SETS + facts.place(entry.rendition.name)
+        number = _set_number(entry, facts)
         sets.setdefault(number, _Set(number, entry.rendition.kind, [])).entries.append(entry)
     return list(sets.values())
+
+
+def _set_number(entry: Entry, facts: Facts) -> int:
+    if entry.rendition.kind is Kind.VIDEO:
+        return _VIDEO_SETS.get(entry.track.codec, 9)
+    return _AUDIO_SETS + facts.place(entry.rendition.name)
 
 
 def _pictures(shown: _Shown, facts: Facts, origin: int) -> list[str]:
@@ -216,13 +215,11 @@ def _pictures(shown: _Shown, facts: Facts, origin: int) -> list[str]:
     ]
 
 
-def _continues(group: _Set, shown: _Shown, before: _Shown | None) -> str:
+def _continues(group: _Set, period: Period, facts: Facts) -> str:
     """Id of the Period before where the set goes on from it: no other header is needed (ISO/IEC 23009-1 5.3.2.4)."""
-    if before is None or before.following is not shown.period or not shown.period.follows:
-        return ""
-    old, new = before.period.inits, shown.period.inits
-    shared = [e.rendition.name for e in group.entries if e.rendition.name in before.runs]
-    return before.period.id if shared and all(old[name] == new[name] for name in shared) else ""
+    names = [e.rendition.name for e in period.entries if _set_number(e, facts) == group.id]
+    same = [period.same[name] for name in names if name in period.same]
+    return period.follows if same and all(same) else ""
 
 
 def _adaptation_set(

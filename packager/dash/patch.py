@@ -1,14 +1,14 @@
 """MPD patches (ISO/IEC 23009-1 5.15; RFC 5261): from an MPD that a player has to the newest one, in a few lines.
 
 Works on two texts that `packager.dash.mpd` has written, and on nothing else. What may differ between them is attributes
-in `_VOLATILE` and the entries of the SegmentTimelines; where anything else does, there is no patch (`inapplicable`),
-and the player asks for the whole MPD.
+in `_VOLATILE`, the entries of the SegmentTimelines, Periods that are gone and Periods that came; where anything else
+does, there is no patch (`inapplicable`), and the player asks for the whole MPD.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from packager.hls.text import instant
@@ -21,6 +21,7 @@ _TIMELINE = re.compile(r"<SegmentTimeline>(.*?)</SegmentTimeline>", re.DOTALL)
 _ENTRY = re.compile(r"<S[^>]*/>")
 _ID = re.compile(r' id="([^"]*)"')
 _REPEAT = re.compile(r' r="(\d+)"')
+_PERIOD = re.compile(r'<Period id="([^"]*)".*?</Period>\n', re.DOTALL)
 _LOCATION = re.compile(r"<PatchLocation[^>]*>[^<]*</PatchLocation>")
 
 _Timeline = list[tuple[int, str]]
@@ -28,7 +29,7 @@ _Timeline = list[tuple[int, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class _Snapshot:
     """An MPD taken apart."""
 
     skeleton: str
@@ -41,8 +42,7 @@ class Snapshot:
     """The PatchLocation element."""
 
 
-def take_apart(text: str) -> Snapshot:
-    """Of an MPD of ours."""
+def _take_apart(text: str) -> _Snapshot:
     attributes: dict[str, str] = {}
     bodies = _TIMELINE.findall(text)
     bare = _TIMELINE.sub("<SegmentTimeline/>", text)
@@ -66,7 +66,7 @@ def take_apart(text: str) -> Snapshot:
             path.pop()
     location = _LOCATION.search(bare)
     skeleton = _LOCATION.sub("", _ATTRIBUTE.sub("", bare))
-    return Snapshot(skeleton, attributes, timelines, location[0] if location else "")
+    return _Snapshot(skeleton, attributes, timelines, location[0] if location else "")
 
 
 def _numbered(body: str, number: int) -> Iterator[tuple[int, str]]:
@@ -76,25 +76,44 @@ def _numbered(body: str, number: int) -> Iterator[tuple[int, str]]:
         number += 1 + (int(repeat[1]) if repeat else 0)
 
 
-def patch(old: Snapshot, new: Snapshot, mpd_id: str) -> bytes | None:
-    """The Patch document as UTF-8; None where more differs than a patch tells."""
-    if old.skeleton != new.skeleton or old.attributes.keys() != new.attributes.keys():
+def patch(old: str, new: str, mpd_id: str) -> bytes | None:
+    """The Patch document from one MPD to the other, as UTF-8; None where more differs than a patch tells."""
+    had, has = _periods(old), _periods(new)
+    stay = [period for period in had if period in has]
+    gone, come = list(had)[: len(had) - len(stay)], list(has)[len(stay) :]
+    if not stay or [*gone, *stay] != list(had) or [*stay, *come] != list(has):
+        return None
+    before, after = _take_apart(_without(old, gone)), _take_apart(_without(new, come))
+    if before.skeleton != after.skeleton or before.attributes.keys() != after.attributes.keys():
         return None
     time = "/MPD/@publishTime"
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
         f'<Patch xmlns="{_NAMESPACE}" mpdId="{mpd_id}"'
-        f' originalPublishTime="{old.attributes[time]}" publishTime="{new.attributes[time]}">',
+        f' originalPublishTime="{before.attributes[time]}" publishTime="{after.attributes[time]}">',
     ]
-    for path, value in new.attributes.items():
-        if value != old.attributes[path]:
+    lines += [f"<remove sel=\"/MPD/Period[@id='{period}']\"/>" for period in gone]
+    for path, value in after.attributes.items():
+        if value != before.attributes[path]:
             lines.append(f'<replace sel="{path}">{value}</replace>')
-    if new.location != old.location:
-        lines.append(f'<replace sel="/MPD/PatchLocation[1]">{new.location}</replace>')
-    for path, entries in new.timelines.items():
-        lines += _entries(path, old.timelines[path], entries)
+    if after.location != before.location:
+        lines.append(f'<replace sel="/MPD/PatchLocation[1]">{after.location}</replace>')
+    for path, entries in after.timelines.items():
+        lines += _entries(path, before.timelines[path], entries)
+    if come:
+        added = "".join(has[period] for period in come)
+        lines.append(f'<add sel="/MPD/Period[@id=\'{stay[-1]}\']" pos="after">{added}</add>')
     lines += ["</Patch>", ""]
     return "\n".join(lines).encode()
+
+
+def _periods(text: str) -> dict[str, str]:
+    """By id, in order."""
+    return {found[1]: found[0] for found in _PERIOD.finditer(text)}
+
+
+def _without(text: str, periods: Collection[str]) -> str:
+    return _PERIOD.sub(lambda found: "" if found[1] in periods else found[0], text) if periods else text
 
 
 def inapplicable(mpd_id: str, published_us: int) -> bytes:

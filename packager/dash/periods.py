@@ -52,8 +52,10 @@ class Period:
     entries: tuple[Entry, ...]
     inits: Mapping[str, str]
     """Name of the CMAF header by rendition."""
-    follows: bool
-    """Whether its media goes on where that of the Period before ends."""
+    follows: str
+    """Id of the Period before, where media goes on from it; empty otherwise."""
+    same: Mapping[str, bool]
+    """Of renditions that the Period before had as well: whether with the same header. Empty where nothing goes on."""
     until: int
     """Number of the first segment that is not in it; of the newest one, so far."""
     pictures: Pictures | None
@@ -144,13 +146,26 @@ class Periods:
         pictures: Pictures | None,
     ) -> None:
         before = self.told[-1] if self.told else None
-        follows = before is not None and before.era == boundary.discontinuities and self._next == boundary.msn
+        if before is not None and (before.era != boundary.discontinuities or self._next != boundary.msn):
+            before = None
         inits = {name: s.init for name, s in offer.items() if s.init is not None}
         members = tuple(replace(e, track=inits[e.rendition.name].track) for e in entries if e.rendition.name in inits)
         era = opened.get(boundary.discontinuities, boundary)
         wall_us = era.wall_us - start_us + Fraction((boundary.pts - era.pts) * 1_000_000, VIDEO_TIMESCALE)
         names = {name: init.name for name, init in inits.items()}
-        self.told.append(Period(boundary, wall_us / 1_000_000, members, names, follows, boundary.msn, pictures))
+        shared = before.inits.keys() & names.keys() if before else ()
+        self.told.append(
+            Period(
+                boundary,
+                wall_us / 1_000_000,
+                members,
+                names,
+                before.id if before else "",
+                {name: before.inits[name] == names[name] for name in shared} if before else {},
+                boundary.msn,
+                pictures,
+            )
+        )
 
     def _refresh(self, entries: Sequence[Entry]) -> None:
         """Bit rates of what is offered now are measured while it goes on."""

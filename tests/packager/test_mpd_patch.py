@@ -48,6 +48,9 @@ def apply(root: ET.Element, patch: bytes) -> None:
                 element.set(attribute, operation.text or "")
             case "remove", "":
                 parent.remove(element)
+            case "add", "" if operation.get("pos") == "after":
+                place = list(parent).index(element) + 1
+                parent[place:place] = children
             case "add", "":
                 element.extend(children)
             case other:
@@ -93,6 +96,36 @@ def test_a_chain_of_patches_is_the_newest_mpd(studio: SimpleNamespace, step: int
         base = shown.published_us // 1000
     assert whole <= 3  # the first, and where a rendition came
     assert patched > 5
+
+
+@pytest.mark.parametrize("window", [6, 30])
+def test_a_patch_adds_and_removes_periods(studio: SimpleNamespace, window: int) -> None:
+    clock = studio.Clock()
+    shown = Presentation("x", PackagerSettings(window_segments=window), clock=clock, wall_us=clock.wall_us)
+    video, *rest = studio.long
+    late = studio.Feed(
+        rest[0].rendition, [p for p in rest[0].packets if p.pts >= 5 * rest[0].packets[0].track.timescale]
+    )
+    shown.declare([video.rendition])
+    mine, base, periods, whole = None, 0, set(), 0
+    for event in studio.script([video, late], studio.cuts_of(video)):
+        if getattr(event[2], "index", -1) == 2:
+            shown.declare([video.rendition, late.rendition])
+        studio.play(shown, [event], clock, end=False)
+        if not shown.ready or shown.published_us // 1000 == base:
+            continue
+        body, newest = render.mpd_patch(shown, base), ET.fromstring(render.mpd(shown))
+        if not fits(body, mine):
+            mine, whole = newest, whole + 1
+        else:
+            assert mine is not None
+            apply(mine, body)
+        assert same(mine, newest)
+        periods |= {period.attrib["id"] for period in newest.iterfind(MPD + "Period")}
+        base = shown.published_us // 1000
+    assert whole == 1
+    assert len(periods) == 2
+    assert len(mine.findall(MPD + "Period")) == (2 if window == 30 else 1)
 
 
 def test_an_mpd_that_nobody_remembers_has_a_patch_that_fits_none(studio: SimpleNamespace) -> None:
