@@ -23,6 +23,8 @@ from av.video.stream import VideoStream
 URL_VARIABLE = "HEADRACE_DEMO_URL"
 WIDTH, HEIGHT = 1280, 720
 FRAME_RATE = 30
+GOP = 2 * FRAME_RATE
+"""Pictures between two keyframes, as the guide asks of every encoder."""
 SAMPLE_RATE = 48_000
 RETRY_S = 2.0
 LATE_S = 0.5
@@ -64,10 +66,18 @@ def frames() -> Iterator[VideoFrame]:
 
 
 def on_time(pictures: Iterator[VideoFrame], now: Callable[[], float]) -> Iterator[tuple[int, VideoFrame]]:
-    """The pictures with their numbers, those left out that would come more than `LATE_S` late. `now`: seconds."""
+    """The pictures with their numbers, those left out that would come more than `LATE_S` late. `now`: seconds.
+
+    The first of every `GOP` is to be a keyframe. An encoder counts the pictures that it gets, not those left out: by
+    itself it would set keyframes further and further apart, and a busy machine would have to encode the source, too.
+    """
     started = now()
+    newest = -1
     for n, picture in enumerate(pictures):
         if now() - started - n / FRAME_RATE <= LATE_S:
+            if n // GOP > newest:
+                newest = n // GOP
+                picture.pict_type = PictureType.I
             yield n, picture
 
 
@@ -79,7 +89,7 @@ def publish(url: str) -> None:
         assert isinstance(video, VideoStream)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         video.bit_rate = 2_500_000
-        video.gop_size = 2 * FRAME_RATE
+        video.gop_size = GOP
         video.options = {"preset": "veryfast", "tune": "zerolatency", "sc_threshold": "0"}
         video.codec_context.time_base = Fraction(1, FRAME_RATE)
         audio = out.add_stream("aac", rate=SAMPLE_RATE)

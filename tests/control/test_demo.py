@@ -12,9 +12,9 @@ from itertools import count, islice
 
 import av
 from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 
-from control.demo import FRAME_RATE, HEIGHT, LATE_S, URL_VARIABLE, WIDTH, frames, on_time
+from control.demo import FRAME_RATE, GOP, HEIGHT, LATE_S, URL_VARIABLE, WIDTH, frames, on_time
 
 
 def test_leaves_keyframes_to_the_encoder_and_shows_a_large_clock() -> None:
@@ -38,14 +38,18 @@ def test_leaves_keyframes_to_the_encoder_and_shows_a_large_clock() -> None:
 def test_leaves_out_what_comes_too_late_instead_of_sending_it_in_a_burst() -> None:
     now = [0.0]
     sent: list[int] = []
-    for n, _ in on_time((VideoFrame(16, 16) for _ in count()), lambda: now[0]):
+    keyframes: list[int] = []
+    for n, picture in on_time((VideoFrame(16, 16) for _ in count()), lambda: now[0]):
         sent.append(n)
+        if picture.pict_type == PictureType.I:
+            keyframes.append(n)
         now[0] = max(now[0], (n + 1) / FRAME_RATE) + (5.0 if n == 9 else 0.0)  # the machine is busy once, for 5 s
-        if len(sent) == 40:
+        if len(sent) == 100:
             break
     after = sent[10]
-    assert sent == [*range(10), *range(after, after + 30)]
-    assert now[0] - LATE_S <= (after + 30) / FRAME_RATE
+    assert sent == [*range(10), *range(after, after + 90)]
+    assert keyframes == [0, after, *(n for n in sent[11:] if n % GOP == 0)]  # of those to come, whatever was left out
+    assert now[0] - LATE_S <= (after + 90) / FRAME_RATE
     assert (after - 10) / FRAME_RATE >= 5.0 - LATE_S - 1 / FRAME_RATE
 
 
