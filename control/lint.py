@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Iterator
 from urllib.parse import urlencode, urljoin
 
 import aiohttp
@@ -29,6 +30,10 @@ FULL_EVERY = 4
 """One low-latency reload in so many asks for the full playlist, the others for a delta."""
 STILL_TARGETS = 3
 """A playlist that stands still for so many target durations is told."""
+LISTED_EVERY_S = 10
+"""How often the multivariant playlist is read again."""
+CACHED_S = 2.0
+"""For so long a cache may hold a multivariant playlist that changes; ours is held for half a target duration."""
 
 
 class LintError(HeadraceError):
@@ -306,7 +311,9 @@ class Linter:
                 watcher.cancel()
         except TimeoutError:
             pass
-        self._sum_up()
+        self._report.seconds = time.monotonic() - self._report.began
+        if self._variants is not None:
+            await self._judge()
 
     def _take_multivariant(self, found: parse.Multivariant) -> None:
         self._report.take("multivariant", lint.check_multivariant(found))
@@ -324,29 +331,48 @@ class Linter:
             await asyncio.sleep(1)
             latest = {f.name: f.latest for f in self._followers.values() if f.latest is not None}
             self._report.take("all", lint.compare(latest))
-            if turn % 10 == 9 and self._variants is not None:
-                status, body = await self._client.get(self._url)
-                if status == 200:
-                    found = parse.parse(body)
-                    if isinstance(found, parse.Multivariant):
-                        self._report.take("multivariant", lint.check_multivariant(found))
-                        self._variants = found
+            if turn % LISTED_EVERY_S == LISTED_EVERY_S - 1 and self._variants is not None:
+                await self._list_again()
 
-    def _sum_up(self) -> None:
-        report, listed = self._report, self._variants
-        report.seconds = time.monotonic() - report.began
-        if listed is None:
+    async def _list_again(self) -> None:
+        """The multivariant playlist as it is now; without one, what was read before counts."""
+        status, body = await self._client.get(self._url)
+        if status != 200:
             return
-        for said, uri in listed.variants:
+        try:
+            found = parse.parse(body)
+        except ProtocolError as error:
+            self._report.take("multivariant", [Violation("4", error.text)])
+            return
+        if isinstance(found, parse.Multivariant):
+            self._report.take("multivariant", lint.check_multivariant(found))
+            self._variants = found
+
+    async def _judge(self) -> None:
+        """Codecs and rates, by a multivariant playlist read after all was measured: its BANDWIDTH follows the peak.
+
+        Where that is not enough it may have come from a cache, and is read once more.
+        """
+        await self._list_again()
+        if any(violation.must for _, found in self._measured() for violation in found):
+            await asyncio.sleep(CACHED_S)
+            await self._list_again()
+        for uri, violations in self._measured():
+            self._report.take(uri, violations)
+
+    def _measured(self) -> Iterator[tuple[str, list[Violation]]]:
+        """Each variant as it is listed, against the media that was seen of it."""
+        assert self._variants is not None
+        for said, uri in self._variants.variants:
             video = self._tape(uri)
             audios = [
                 tape
-                for medium in listed.media
+                for medium in self._variants.media
                 if medium.get("TYPE") == "AUDIO" and medium.get("GROUP-ID") == said.get("AUDIO") and "URI" in medium
                 if (tape := self._tape(medium["URI"])) is not None and tape is not video
             ]
-            report.take(uri, check_rates(uri, said, video, audios))
-            report.take(uri, check_codecs(uri, said, [*([video] if video else []), *audios]))
+            yield uri, check_rates(uri, said, video, audios)
+            yield uri, check_codecs(uri, said, [*([video] if video else []), *audios])
 
     def _tape(self, uri: str) -> Tape | None:
         follower = self._followers.get(urljoin(self._url, uri))
