@@ -32,6 +32,8 @@
   if (options.get("embed")) document.body.classList.add("embed");
 
   let away = false; // the stream stands still at its source
+  let over = false; // what plays is the recording of a broadcast that has ended: no live edge, no latency
+  let done = false; // the end was seen: what is still listed of it is not begun again by itself
   let generation = 0; // counts starts, so that what an old one still says is not heeded
   let pollTimer = 0;
   let pollMs = POLL_MIN_MS;
@@ -45,7 +47,9 @@
     $("bar").hidden = state === "offline";
   }
 
+  const ENDED = "The stream has ended";
   const WAITING = "This page starts by itself when the stream does.";
+  const AGAIN = WAITING + " Until then, loading it again shows what was recorded.";
   const UNSURE = WAITING + " If it should be live by now, look whether the name in the address is right.";
 
   function offline(text, hint = WAITING) {
@@ -68,19 +72,29 @@
       const answer = await fetch(options.get("dash") ? dashUrl : hlsUrl, { cache: "no-store" });
       if (answer.ok) {
         const text = await answer.text();
-        if (text.includes("#EXT-X-STREAM-INF") || text.includes("#EXTINF") || text.includes("<MPD")) return start();
+        const listed = text.includes("#EXT-X-STREAM-INF") || text.includes("#EXTINF") || text.includes("<MPD");
+        if (listed && done && (await ended(text))) return offline(ENDED, AGAIN);
+        if (listed) return start();
       }
       if (answer.status === 401 || answer.status === 403) {
         // The edge's first line is for programs, the second for people.
         const why = (await answer.text()).split("\n")[1];
         return offline("You cannot watch this", why || "This link is not valid (any more).");
       }
-      if (shared.restarts) return offline("The stream is offline");
+      if (shared.restarts) return offline(done ? ENDED : "The stream is offline");
       offline("Not live yet", answer.status === 404 ? UNSURE : WAITING);
     } catch {
       offline("The server cannot be reached", "This page tries again by itself.");
     }
   }
+
+  // The media playlist behind a multivariant one; the text itself where it is one already, and "" for neither.
+  async function media(text) {
+    const first = text.includes("#EXT-X-STREAM-INF") && text.split("\n").find((line) => line && !line.startsWith("#"));
+    return first ? (await fetch(new URL(first, hlsUrl), { cache: "no-store" })).text() : text.includes("#EXTINF") ? text : "";
+  }
+
+  const ended = async (text) => text.includes("<MPD") ? /<MPD[^>]*type="static"/.test(text) : (await media(text)).includes("#EXT-X-ENDLIST");
 
   function stop() {
     generation += 1;
@@ -108,6 +122,7 @@
     stop();
     clearTimeout(pollTimer);
     const mine = generation;
+    over = done = $("live").hidden = false;
     $("offline").hidden = $("audio").hidden = $("captions").hidden = true;
     video.poster = root + "thumbnail.jpg";
     say("starting", "starting");
@@ -129,6 +144,7 @@
 
   function lost(mine, text) {
     if (mine !== generation) return;
+    done = text === ENDED;
     shared.restarts += 1;
     pollMs = POLL_MIN_MS;
     offline(text);
@@ -172,6 +188,9 @@
         hls.subtitleDisplay = value >= 0;
       });
     });
+    hls.on(Hls.Events.LEVEL_UPDATED, (_, data) => {
+      if (mine === generation) over = $("live").hidden = !data.details.live;
+    });
     hls.on(Hls.Events.LEVEL_SWITCHED, (_, data) => {
       const level = hls.levels[data.level];
       $("quality").options[0].textContent = hls.autoLevelEnabled && level ? "Auto (" + (level.height || "audio") + ")" : "Auto";
@@ -187,7 +206,7 @@
       }
       lost(mine, "The stream is offline");
     });
-    hls.on(Hls.Events.BUFFER_EOS, () => video.addEventListener("ended", () => lost(mine, "The stream has ended"), { once: true }));
+    hls.on(Hls.Events.BUFFER_EOS, () => video.addEventListener("ended", () => lost(mine, ENDED), { once: true }));
     hls.loadSource(hlsUrl);
     hls.attachMedia(video);
   }
@@ -198,7 +217,7 @@
     $("quality").hidden = true;
     video.src = hlsUrl;
     video.onerror = () => lost(mine, "The stream is offline");
-    video.onended = () => lost(mine, "The stream has ended");
+    video.onended = () => lost(mine, ENDED);
     play();
   }
 
@@ -227,7 +246,7 @@
       shared.lastError = event.error && event.error.message;
       lost(mine, "The stream is offline");
     });
-    dash.on(events.PLAYBACK_ENDED, () => lost(mine, "The stream has ended"));
+    dash.on(events.PLAYBACK_ENDED, () => lost(mine, ENDED));
     dash.initialize(video, dashUrl, true);
   }
 
@@ -264,6 +283,7 @@
 
   function latency() {
     const player = shared.player;
+    if (over) return null;
     if (shared.engine === "hls.js" && player) return player.latency || null;
     if (shared.engine === "dash.js" && player && player.isReady()) return player.getCurrentLiveLatency() || null;
     if (shared.engine === "native" && video.getStartDate) {
@@ -302,10 +322,13 @@
   async function look(mine) {
     try {
       const answer = await fetch(hlsUrl, { cache: "no-store" });
-      const first = answer.ok && (await answer.text()).split("\n").find((line) => line && !line.startsWith("#"));
-      const text = first ? await (await fetch(new URL(first, hlsUrl), { cache: "no-store" })).text() : "";
+      const text = answer.ok ? await media(await answer.text()) : "";
       if (mine !== generation) return;
-      if (!first || text.includes("#EXT-X-ENDLIST")) return lost(mine, "The stream is offline");
+      if (text.includes("#EXT-X-ENDLIST")) {
+        if (!over || performance.now() - lastMoved > STALL_MS) lost(mine, ENDED);
+        return;
+      }
+      if (!text) return lost(mine, "The stream is offline");
       if (text === lastSeen) runningSince = 0;
       else if (lastSeen) runningSince = runningSince || performance.now();
       away = text === lastSeen;

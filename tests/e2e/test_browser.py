@@ -115,3 +115,29 @@ def test_page_waits_for_a_stream_that_is_not_live_and_starts_by_itself(shared_se
         assert page.is_visible("#bar")
     page.wait_for_selector("#notice:has-text('The broadcaster is away')", timeout=25_000)
     page.close()
+
+
+def test_page_stays_at_the_end_and_shows_the_recording_when_loaded_again(
+    shared_server: Server, browser: Browser
+) -> None:
+    """It began the recording again and again, each time at its last seconds."""
+    server = shared_server
+    made = server.add("over", ladder=[])
+    source = (
+        "-re", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25", "-c:v", "libx264", "-preset", "ultrafast",
+        "-pix_fmt", "yuv420p", "-g", "50", "-f", "flv",
+    )  # fmt: skip
+    page = browser.new_page()
+    with ended(server.push(made["urls"]["rtmp"], *source)) as encoder:
+        page.goto(f"{server.edge}/watch/over")
+        wait_for(lambda: page.evaluate(PIXELS), 25, "the picture comes")
+        assert page.is_visible("#live")
+        encoder.terminate()
+        encoder.wait()
+    page.wait_for_selector("#offline-hint:has-text('what was recorded')", timeout=25_000)
+    assert page.inner_text("#offline-text") == "The stream has ended"
+    page.reload()
+    wait_for(lambda: page.evaluate(PIXELS), 25, "the recording plays")
+    assert page.is_hidden("#live")
+    assert page.evaluate("headrace.latency") is None
+    page.close()
