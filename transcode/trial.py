@@ -22,6 +22,7 @@ from media.codecs.tracks import video_track
 from media.errors import HeadraceError
 from media.packet import Packet
 from media.track import Codec
+from transcode import realtime
 from transcode.decoder import DecoderError, OneDecoder, libav_name
 from transcode.device import CPU, cpus, device_of, split
 from transcode.encoder import TIME_BASE, Coded, Colour, Encoder, EncoderError
@@ -269,6 +270,7 @@ def answer(request: str) -> Any:
 
 def main(requests: Sequence[str], *, idle: bool = False) -> int:
     """Print the results; returns the exit code. `idle`: work only while nothing else wants the CPU."""
+    realtime.forbid()
     if idle and hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     for request in requests:
