@@ -35,6 +35,7 @@ from media.track import Kind
 from packager.presentation import Presentation
 from transcode.plan import Plan
 from transcode.pool import Pool
+from transcode.stills import Stills
 
 log = structlog.get_logger(__name__)
 
@@ -76,10 +77,11 @@ class Broadcast:
         limits: LimitSettings | None = None,
         rungs: str = "always",
         on_trouble: Callable[[str, str], None] = lambda seat, reason: None,
+        stills: Stills | None = None,
     ) -> None:
         """`after`: the last work of the broadcast that used `presentation` before; it is waited for. `rungs`: see
         `TranscodeSettings.rungs`. `on_trouble`: is told which encoder or decoder failed, or of a worker that was lost
-        (an empty name), and why."""
+        (an empty name), and why. `stills`: makes pictures where no worker decodes; None: there are none then."""
         self._on_trouble = on_trouble
         self._rungs = rungs
         self.id = id
@@ -101,7 +103,8 @@ class Broadcast:
         self.transcode_stats: dict[str, float | str] = {}
         self.viewers: dict[str, int] = {}
         """At our own edge, by rendition."""
-        self.distributor = Distributor(presentation, planner, segment_s=segment_s, notice=self.notice)
+        bare = None if stills is None else lambda keyframe: stills.offer(stream, keyframe, self.thumbnail)
+        self.distributor = Distributor(presentation, planner, segment_s=segment_s, notice=self.notice, bare=bare)
         self._limit_settings = limits or LimitSettings()
         self._limits = Limits(self._limit_settings)
         self._pool = pool

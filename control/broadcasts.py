@@ -26,6 +26,7 @@ from packager.archive import Archive, Restored
 from packager.presentation import Presentation
 from packager.settings import PackagerSettings
 from transcode.pool import Pool
+from transcode.stills import Stills
 
 log = structlog.get_logger(__name__)
 
@@ -48,9 +49,11 @@ class Broadcasts:
         limits: LimitSettings | None = None,
         archive: Archive | None = None,
         planning: Planning | None = None,
+        stills: Stills | None = None,
     ) -> None:
         """`archive`: where streams with a rewind window keep their segments; None: none has one. `planning`: is told
-        when a broadcast is over, and of devices that fail."""
+        when a broadcast is over, and of devices that fail. `stills`: see `Broadcast`."""
+        self._stills = stills
         self._planning = planning
         self._pool = pool
         self._packaging = packaging
@@ -92,6 +95,7 @@ class Broadcasts:
             limits=self._limits,
             rungs=grant.settings.rungs or self._pool.settings.rungs,
             on_trouble=partial(self._trouble, grant.stream_id),
+            stills=self._stills,
         )
         self._live[grant.stream_id] = broadcast
         self._ended_at.pop(grant.playback_id, None)
@@ -112,6 +116,8 @@ class Broadcasts:
             del self._live[grant.stream_id]
             if self._planning is not None:
                 self._planning.release(grant.stream_id)
+        if self._stills is not None:
+            self._stills.forget(broadcast.stream)
         self.history.append(broadcast)
         if broadcast.limit:
             self.limit_ends[broadcast.limit] = self.limit_ends.get(broadcast.limit, 0) + 1

@@ -122,6 +122,11 @@ class Demand:
         return self._job.stats if self._job is not None else Stats()
 
     @property
+    def pictures(self) -> bool:
+        """Whether the broadcast's own job makes thumbnails now."""
+        return self._job is not None and self._job.pictures
+
+    @property
     def rungs(self) -> Mapping[str, str]:
         """The state of each rung that may be off."""
         return {name: state.rung.value for name, state in self._states.items()}

@@ -63,8 +63,10 @@ class Distributor:
         *,
         segment_s: int,
         notice: Callable[[str], None],
+        bare: Callable[[Packet], None] | None = None,
     ) -> None:
-        """`notice`: is told, in words, what an operator and the publisher should know."""
+        """`notice`: is told, in words, what an operator and the publisher should know. `bare`: is given the keyframe at
+        each cut where nobody decodes the video, which is passed through."""
         self.presentation = presentation
         self.cutter = Cutter(segment_s, lambda: time.time_ns() // 1000)
         self.tracks = Tracks()
@@ -72,6 +74,7 @@ class Distributor:
         self.job: Job | Demand | None = None
         self._planner = planner
         self._notice = notice
+        self._bare = bare
         self._fits = True
         """Nothing is known against the source's GOP."""
         self._names: dict[int, str] = {}
@@ -257,6 +260,8 @@ class Distributor:
             cut = self.cutter.feed(packet if at is None else replace(packet, pts=at))
             if cut is not None:
                 self._cut(cut)
+                if self._bare is not None and packet.track.kind is Kind.VIDEO and packet.keyframe:
+                    self._show_bare(packet, self._bare)
         if self.cutter.last is None:
             # Nothing can be shown before the first keyframe; but sound of the same time may come before it, where
             # ingest waits for the second picture to learn how long the first one lasts.
@@ -265,6 +270,10 @@ class Distributor:
         while self._early:
             self._write(self._early.popleft())
         self._write(packet)
+
+    def _show_bare(self, packet: Packet, bare: Callable[[Packet], None]) -> None:
+        if packet.track.id in self._names and not (self.job is not None and self.job.pictures):
+            bare(packet)
 
     def _write(self, packet: Packet) -> None:
         track = packet.track

@@ -84,6 +84,7 @@ class CoreCollector(Collector):
         yield workers
         yield from self._gate()
         yield from self._refusals()
+        yield from self._stills()
         yield from self._devices()
         yield from _of_broadcasts(live)
 
@@ -96,6 +97,18 @@ class CoreCollector(Collector):
         dropped = CounterMetricFamily("headrace_control_audit_dropped_entries", "Audit entries that were lost.")
         dropped.add_metric([], self._services.audit.dropped)
         yield dropped
+
+    def _stills(self) -> Iterator[Metric]:
+        counts = self._node.stills()
+        stills = CounterMetricFamily(
+            "headrace_transcode_stills", "Keyframes of streams of which nothing is encoded.", labels=["result"]
+        )
+        for result in ("made", "failed", "left_out"):
+            stills.add_metric([result], counts[result])
+        yield stills
+        restarts = CounterMetricFamily("headrace_transcode_stills_restarts", "Deaths of the process that draws them.")
+        restarts.add_metric([], counts["restarts"])
+        yield restarts
 
     def _devices(self) -> Iterator[Metric]:
         devices = (self._node.hardware() or {}).get("placement", [])

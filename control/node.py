@@ -49,6 +49,7 @@ from transcode.device import cpus
 from transcode.hardware import Hardware, probe
 from transcode.pool import Pool
 from transcode.remote import Guests
+from transcode.stills import Stills
 
 log = structlog.get_logger(__name__)
 
@@ -80,10 +81,11 @@ class Node:
         if settings.workers.enabled:
             self.guests = self._make_door(settings)
         self.pool = Pool(settings.transcode, self.guests)
+        self.stills = Stills(settings.transcode)
         self.planning = Planning(settings.transcode, guests=self._has_guests)
         self.broadcasts = Broadcasts(
             self.pool, settings.packager, self._spawn, keep_ended_s=KEEP_ENDED_S, limits=settings.limits,
-            planning=self.planning,
+            planning=self.planning, stills=self.stills,
         )  # fmt: skip
         self.gate = Gate(services.keys, self.broadcasts, settings.limits, self.planning.planner)
         self.origin = Origin(self.broadcasts)
@@ -171,6 +173,7 @@ class Node:
             stack.push_async_callback(self.guests.stop)
         await self.pool.start()
         stack.push_async_callback(self.pool.stop)
+        stack.push_async_callback(self.stills.stop)
         socket_path = self._sockets / "origin.sock"
         sockets = []
         if settings.origin.enabled:  # first, because it is what may fail

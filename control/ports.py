@@ -43,6 +43,11 @@ class Node(Protocol):
         """Counts by reason: `publishers` that were not admitted, `limits` that ended a broadcast."""
         ...
 
+    def stills(self) -> Mapping[str, int]:
+        """Pictures of streams of which nothing is encoded: `made`, `failed`, `left_out`, and `restarts` of the
+        process that makes them."""
+        ...
+
     async def reload_edge(self) -> int:
         """Replace this machine's edge workers without dropping a request; how many. Raises `Refused` without one."""
         ...

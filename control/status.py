@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from control.describe import describe, history
@@ -54,6 +55,9 @@ class Status:
 
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
         return {"publishers": dict(self._node.gate.refusals), "limits": dict(self._node.broadcasts.limit_ends)}
+
+    def stills(self) -> Mapping[str, int]:
+        return asdict(self._node.stills.counts)
 
     async def reload_edge(self) -> int:
         edge = self._node.edge

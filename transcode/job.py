@@ -135,6 +135,11 @@ class Job:
             queue_s=self._queue_s(),
         )
 
+    @property
+    def pictures(self) -> bool:
+        """Whether its worker makes thumbnails: of video that it decodes anyway, from the latest cut on."""
+        return self._state is not State.FAILED and self._plan.thumbnail_track is not None and bool(self._plan.video)
+
     async def start(self) -> None:
         """Fetch the first worker. Raises `WorkerError`."""
         if self._state is not State.IDLE:

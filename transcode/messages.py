@@ -3,6 +3,7 @@
 | way | message | payload |
 |---|---|---|
 | to worker | `Admitted`, `Open`, `Change`, `Describe`, `Unit`, `Mark`, `Hole`, `Watched`, `Close` | `Unit`: frame |
+| to stills | `Still` | frame |
 | to core | `Join`, `Hello`, `Made`, `Encoded`, `Progress`, `Picture`, `Notice`, `Done` | `Encoded`: frame, `Picture` |
 """
 
@@ -86,6 +87,15 @@ class Close(_Message, tag="close", frozen=True):
     """No more input: hand over what there is, say `Done`, exit."""
 
 
+class Still(_Message, tag="still", frozen=True):
+    """To the stills process alone: make a JPEG, at most `height` high, of this keyframe. One at a time: `Picture`
+    or, where there is none in it, a `Notice` answers."""
+
+    track: Track
+    pts: int
+    height: int
+
+
 class Hello(_Message, tag="hello", frozen=True):
     """The worker is there and has loaded what it needs."""
 
@@ -166,6 +176,7 @@ Message = (
     | Hole
     | Watched
     | Close
+    | Still
     | Join
     | Admitted
     | Hello

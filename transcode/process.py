@@ -27,10 +27,12 @@ class WorkerError(HeadraceError):
     default_slug = "worker_failed"
 
 
-async def spawn(settings: TranscodeSettings, sock: socket.socket, stderr: int | None) -> asyncio.subprocess.Process:
-    """Start `python -m transcode worker` on its end of a socket pair. Raises OSError."""
+async def spawn(
+    settings: TranscodeSettings, sock: socket.socket, stderr: int | None, role: str = "worker"
+) -> asyncio.subprocess.Process:
+    """Start `python -m transcode ROLE` on its end of a socket pair. Raises OSError."""
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "transcode", "worker",
+        sys.executable, "-m", "transcode", role,
         "--fd", str(sock.fileno()),
         "--memory-bytes", str(settings.memory_bytes),
         "--nice", str(settings.nice),
@@ -55,13 +57,14 @@ class Process(Link):
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, settings: TranscodeSettings) -> Process:
-        """Start a worker and wait until it has loaded. Raises `WorkerError`; nothing is left behind then."""
+    async def start(cls, settings: TranscodeSettings, role: str = "worker") -> Process:
+        """Start a worker (or `stills`) and wait until it has loaded. Raises `WorkerError`; nothing is left behind
+        then."""
         self = cls()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self._process = await spawn(settings, theirs, asyncio.subprocess.PIPE)
+                self._process = await spawn(settings, theirs, asyncio.subprocess.PIPE, role)
         except OSError as error:
             ours.close()
             raise WorkerError(f"A transcode worker cannot be started: {error}.") from error

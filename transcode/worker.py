@@ -1,54 +1,36 @@
 """The worker process: one job over one socket (`wire`). Started by `pool` as `python -m transcode worker --fd N`.
 
-It never outlives its core: the end of the socket, or the parent's death, ends it. Exit codes: 0 done, 70 a bug of
-ours (traceback on stderr), 77 over its memory limit.
+It never outlives its core: the end of the socket, or the parent's death, ends it (`child`).
 """
 
 from __future__ import annotations
 
-import ctypes
-import faulthandler
 import os
-import resource
-import signal
 import socket
-import sys
 import threading
-import traceback
 
 import structlog
 
 from media.errors import ProtocolError
 from media.packet import Gap, Packet
 from media.track import Track
+from transcode import child
 from transcode import messages as m
 from transcode.pipeline import Pipeline
-from transcode.wire import Decoder, frame
+from transcode.wire import Decoder
 
 log = structlog.get_logger(__name__)
 
 PROGRESS_S = 0.5
-_PR_SET_PDEATHSIG = 1
-_PAGE = resource.getpagesize()
 
 
-class _SocketOutput:
+class _SocketOutput(child.Voice):
     """`output.Output` over the socket; every thread of the worker writes here."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._lock = threading.Lock()
+        super().__init__(sock)
         self._tracks: dict[str, tuple[int, Track, str]] = {}
         self._keys = 0
-
-    def send(self, message: m.Message, payload: bytes = b"") -> None:
-        """Waits while the core does not read. A core that is gone ends the process."""
-        head, body = frame(message, payload)
-        try:
-            with self._lock:
-                self._sock.sendall(head + body)
-        except OSError:
-            os._exit(0)
 
     def made(self, rendition: str, packet: Packet, encoder: str) -> None:
         known = self._tracks.get(rendition)
@@ -128,70 +110,17 @@ class Worker:
     def _progress(self) -> None:
         pipeline = self._pipeline
         if pipeline is not None:
-            values = pipeline.values() | {"rss_bytes": _rss_bytes()}
+            values = pipeline.values() | {"rss_bytes": child.rss_bytes()}
             self._output.send(m.Progress(pipeline.units, values))
 
     def _watch(self) -> None:
         """Tell progress, and mind the memory, until the process ends."""
         pause = threading.Event()
         while not pause.wait(PROGRESS_S):
-            if self._memory_bytes and (rss := _rss_bytes()) > self._memory_bytes:
-                log.error("memory_limit", rss_bytes=rss, limit_bytes=self._memory_bytes)
-                sys.stderr.flush()
-                os._exit(m.EXIT_MEMORY)
+            child.mind_memory(self._memory_bytes)
             self._progress()
-
-
-def _rss_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * _PAGE
-
-
-def _isolate(memory_bytes: int, nice: int) -> None:
-    """Die with the parent, stand back for it, keep within limits.
-
-    The memory limit proper is on resident memory, looked at twice a second (`_watch`). RLIMIT_AS would count the
-    address space that glibc reserves per thread and never touches (64 MB each), so it kills healthy workers;
-    RLIMIT_DATA counts what was made writable, and stands at twice the limit against a sudden leak.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # The core drains its workers itself; a terminal's Ctrl-C or a service manager's signal to all is for the core.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if nice:
-        os.nice(nice)
-    if memory_bytes:
-        resource.setrlimit(resource.RLIMIT_DATA, (2 * memory_bytes, 2 * memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def main(fd: int, memory_bytes: int, nice: int) -> int:
     """Run a worker on the socket `fd`; returns its exit code."""
-    import av.logging
-
-    faulthandler.enable()
-    _isolate(memory_bytes, nice)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    # libav's own lines go straight to stderr: its callback into Python may deadlock with threads that hold locks.
-    av.logging.restore_default_callback()
-    av.logging.set_level(av.logging.ERROR)
-
-    def on_bug(args: threading.ExceptHookArgs) -> None:
-        traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback)
-        sys.stderr.flush()
-        os._exit(m.EXIT_BUG)
-
-    threading.excepthook = on_bug
-    with socket.socket(fileno=fd) as sock:
-        Worker(sock, memory_bytes).run()
-    sys.stderr.flush()
-    # Threads that wait for input that will not come must not keep the process.
-    os._exit(0)
+    return child.run(fd, memory_bytes, nice, lambda sock: Worker(sock, memory_bytes).run())

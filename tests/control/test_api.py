@@ -68,6 +68,9 @@ class StillNode:
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
         return {"publishers": {"node_full": 2}, "limits": {"bitrate": 1}}
 
+    def stills(self) -> Mapping[str, int]:
+        return {"made": 8, "failed": 1, "left_out": 3, "restarts": 2}
+
     async def metrics(self) -> str:
         return 'headrace_edge_requests_total{result="hit"} 5.0\n'
 
@@ -218,6 +221,7 @@ async def test_metrics_have_our_names_and_those_of_the_edge(admin: httpx2.AsyncC
     assert samples["headrace_transcode_speed_ratio", "b1", "main"] == 1.5
     assert samples["headrace_control_dropped_packets_total", "b1", "main"] == 3
     assert samples["headrace_control_refused_keys_total", "unknown_key"] == 1
+    assert samples["headrace_transcode_stills_total", "left_out"] == 3
     assert samples["headrace_control_broadcasts",] == 1
     assert samples["headrace_edge_requests_total", "hit"] == 5
 

@@ -26,6 +26,7 @@ MESSAGES: list[tuple[m.Message, bytes]] = [
     (m.Mark(3, 180_000, True), b""),
     (m.Hole(None, 1, 2, "timestamp_jump"), b""),
     (m.Close(), b""),
+    (m.Still(TRACK, 90, 360), b"\0" * 1000),
     (m.Hello(1, 4711), b""),
     (m.Made(1, "720p", TRACK, "libx264"), b""),
     (m.Encoded(1, 2, 3, 4, False), b"x"),
