@@ -10,12 +10,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import av
 import pytest
 
+from media.cut import Cut
 from media.packet import Packet
+from transcode.job import Job
+from transcode.ladder import Ladder, Rung
+from transcode.plan import make_plan
 from transcode.settings import TranscodeSettings
 from transcode.stills import Stills
 
@@ -170,3 +174,14 @@ async def test_the_process_ends_when_nobody_needs_it_and_comes_back(h264: Packet
         stills.offer("s", h264, made.append)
         await until(lambda: len(made) == 2)
         assert stills.counts.restarts == 0
+
+
+def test_a_job_says_whether_its_worker_makes_pictures(h264: Packet) -> None:
+    ladder = Ladder("small", (Rung(120, 200_000),))
+    plan = make_plan(h264.track, None, ladder, passthrough=True, hardware=None, settings=SETTINGS)
+    job = Job(plan, cast(Any, None), "s", SETTINGS, cast(Any, None), lambda job: None)
+    assert job.pictures
+    job.change(replace(plan, video=()))  # nobody watches its one rung (`rungs = "watched"`)
+    assert job.pictures, "up to the next cut"
+    job.write(Cut(1, 180_000, 0))
+    assert not job.pictures
