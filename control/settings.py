@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from control.stream_settings import StreamSettings
 from edge.settings import EdgeSettings
 from ingest.settings import LimitSettings, RtmpSettings, RtmpsSettings, SrtSettings, WhipSettings
 from media.errors import HeadraceError
@@ -208,6 +209,8 @@ def _explain(error: dict[str, Any], sources: Mapping[tuple[str, ...], str]) -> s
         section, field = where
         homes = [f"{other}.{field}" for other, model in models.items() if field in model.model_fields]
         elsewhere = f"; did you mean {homes[0]}?" if len(homes) == 1 else ""
+        if not homes and field in StreamSettings.model_fields:
+            elsewhere = f": each stream has its own (headrace stream set NAME {field}=...)"
         return f"{start}there is no setting {name}" + (
             elsewhere or _guess(field, models[section].model_fields, prefix=f"{section}.")
         )

@@ -128,7 +128,8 @@ class TranscodeSettings(BaseModel):
         default=128_000, ge=32_000, le=512_000, description="Bits per second of audio that has to be encoded."
     )
     thumbnails: bool = Field(
-        default=True, description="Make a JPEG of the picture about every two seconds, for the player and dashboard. Streams of "
+        default=True,
+        description="Make a JPEG of the picture about every two seconds, for the player and dashboard. Streams of "
         "which nothing is encoded share one process for it, which runs while there are any (about 70 MB).",
     )
     thumbnail_height: int = Field(default=360, ge=90, le=1080, description="Height of the JPEG in pixels.")

@@ -53,7 +53,7 @@ def test_lists_and_switches_from_the_environment(tmp_path: Path) -> None:
 def test_every_mistake_is_told_at_once_with_its_full_name_and_source(tmp_path: Path) -> None:
     text = text_of(
         tmp_path,
-        "[rtmp]\nprot = 1\n[whpi]\nx = 1\n[edge]\nmax_bitrate_bits = 1\n",
+        "[rtmp]\nprot = 1\n[whpi]\nx = 1\n[edge]\nmax_bitrate_bits = 1\n[packager]\ndvr_window_s = 600\n",
         ("limits.max_tracks=many", "nonsense", "a.b.c=1"),
         HEADRACE_SRT__PORT="99999",
         HEADRACE_RTMPS="1",
@@ -64,12 +64,14 @@ def test_every_mistake_is_told_at_once_with_its_full_name_and_source(tmp_path: P
     assert f"{file}: there is no setting rtmp.prot; did you mean rtmp.port?" in lines
     assert f"{file}: there is no section [whpi]; did you mean whip?" in lines
     assert f"{file}: there is no setting edge.max_bitrate_bits; did you mean limits.max_bitrate_bits?" in lines
+    stream = "each stream has its own (headrace stream set NAME dvr_window_s=...)"
+    assert f"{file}: there is no setting packager.dvr_window_s: {stream}" in lines
     assert "HEADRACE_APY__PORT: there is no section [apy]; did you mean api?" in lines
     assert any(line.startswith("--set limits.max_tracks: limits.max_tracks = 'many': ") for line in lines)
     assert any(line.startswith("HEADRACE_SRT__PORT: srt.port = '99999': ") for line in lines)
     assert any(line.startswith("HEADRACE_RTMPS: ") for line in lines)
     assert "--set nonsense: write SECTION.FIELD=VALUE" in lines
-    assert len(lines) == 9
+    assert len(lines) == 10
 
 
 @pytest.mark.parametrize("toml", ["[rtmp", "rtmp = 5", "[[rtmp]]\nport=1", "\x00"])
