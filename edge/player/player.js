@@ -100,8 +100,8 @@
     generation += 1;
     const player = shared.player;
     shared.player = null;
-    if (player && player.destroy) player.destroy();
-    if (player && player.reset) player.reset();
+    // Of both engines the whole teardown: a reset() of dash.js after it throws.
+    if (player) player.destroy();
     if (shared.engine === "native") {
       video.removeAttribute("src");
       video.load();
@@ -227,7 +227,10 @@
     shared.player = dash;
     dash.updateSettings({ streaming: { liveCatchup: { enabled: true }, utcSynchronization: { enabled: true } } });
     const events = window.dashjs.MediaPlayer.events;
+    const what = () => { over = $("live").hidden = !dash.isDynamic(); };
+    dash.on(events.DYNAMIC_TO_STATIC, what);
     dash.on(events.STREAM_INITIALIZED, () => {
+      what();
       const list = dash.getRepresentationsByType("video") || [];
       shared.levels = list.map((item) => ({ height: item.height, bitrate: item.bandwidth }));
       qualities(list.map((item, index) => [index, label(item.height, item.bandwidth)]), (value) => {

@@ -117,19 +117,23 @@ def test_page_waits_for_a_stream_that_is_not_live_and_starts_by_itself(shared_se
     page.close()
 
 
+@pytest.mark.parametrize("query", ["", "?dash=1"], ids=["hls.js", "dash.js"])
 def test_page_stays_at_the_end_and_shows_the_recording_when_loaded_again(
-    shared_server: Server, browser: Browser
+    shared_server: Server, browser: Browser, query: str
 ) -> None:
-    """It began the recording again and again, each time at its last seconds."""
+    """By hls.js it began the recording again and again, each time at its last seconds; by dash.js it stood at zero."""
     server = shared_server
-    made = server.add("over", ladder=[])
+    name = "over-dash" if query else "over"
+    made = server.add(name, ladder=[])
     source = (
         "-re", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25", "-c:v", "libx264", "-preset", "ultrafast",
         "-pix_fmt", "yuv420p", "-g", "50", "-f", "flv",
     )  # fmt: skip
     page = browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda e: errors.append(str(e)))
     with ended(server.push(made["urls"]["rtmp"], *source)) as encoder:
-        page.goto(f"{server.edge}/watch/over")
+        page.goto(f"{server.edge}/watch/{name}{query}")
         wait_for(lambda: page.evaluate(PIXELS), 25, "the picture comes")
         assert page.is_visible("#live")
         encoder.terminate()
@@ -140,4 +144,5 @@ def test_page_stays_at_the_end_and_shows_the_recording_when_loaded_again(
     wait_for(lambda: page.evaluate(PIXELS), 25, "the recording plays")
     assert page.is_hidden("#live")
     assert page.evaluate("headrace.latency") is None
+    assert not errors
     page.close()
