@@ -21,6 +21,8 @@ RATE_OVER_S = 5
 SILENT_S = 2.0
 """A kind of track that was there and brings nothing for so long is missing."""
 
+LEAST_S = 0.5
+"""Of a second, so that it counts."""
 LOST = ("dropped_frames", "dropped_packets", "unrecovered_packets", "ts_lost_packets", "broken_messages", "audio_holes")
 """Counters of the protocols for what never came, or came broken."""
 SENT_AGAIN = ("retransmits", "retransmitted_packets", "recovered_packets")
@@ -54,6 +56,8 @@ class Sample:
     lost: int = 0
     """Packets, frames or messages that the protocol counted as lost in this second."""
     sent_again: int = 0
+    media_s: float = 0.0
+    """How far the picture's clock went within the second: what a stalled network held comes all at once."""
     silent: tuple[str, ...] = ()
     """`video`, `audio`: what was there before and brings nothing now."""
     protocol: Mapping[str, float | str] = field(default_factory=dict)
@@ -85,6 +89,8 @@ class Meter:
         self._nominal: Track | None = None
         self._keyframes: deque[int] = deque(maxlen=KEYFRAMES_REMEMBERED)
         self._newest_video = 0
+        self._counted_video = 0
+        """Up to where on the picture's clock samples have counted."""
         self._kinds: dict[Kind, _Kind] = {}
         self._least_lag: float | None = None
         self._protocol: dict[str, float | str] = {}
@@ -100,6 +106,7 @@ class Meter:
         self._protocol.clear()
         self._counted.clear()
         self._frames = 0
+        self._newest_video = self._counted_video = 0
 
     def packet(self, packet: Packet, now: float) -> None:
         """Count one source packet."""
@@ -130,8 +137,9 @@ class Meter:
         self._protocol.update(values)
 
     def tick(self, now: float, wall: float) -> Sample | None:
-        """Close the current second; None before the first packet."""
-        if self._since is None or now <= self._since:
+        """Close the current second; None before the first packet, and where it has hardly begun, as when the tick
+        before came late: a handful of pictures in a hundredth of a second is no rate."""
+        if self._since is None or now < self._since + LEAST_S:
             return None
         span = now - self._since
         intervals = [b - a for a, b in zip(self._keyframes, list(self._keyframes)[1:], strict=False)]
@@ -158,11 +166,13 @@ class Meter:
             gaps=self._gaps,
             lost=lost,
             sent_again=again,
+            media_s=_seconds(max(0, self._newest_video - self._counted_video)) if self._counted_video else 0.0,
             silent=tuple(kind.value for kind, k in self._kinds.items() if now - k.last > SILENT_S),
             protocol=dict(self._protocol),
         )
         self.history.append(sample)
         self._frames = self._gaps = 0
+        self._counted_video = self._newest_video
         for kind in self._kinds.values():
             kind.bytes = 0
             kind.lags.clear()

@@ -33,7 +33,7 @@ class Limits:
 
     def __init__(self, settings: LimitSettings) -> None:
         self._settings = settings
-        self._seconds: deque[tuple[float, int, float]] = deque(maxlen=WINDOW_S)
+        self._seconds: deque[Sample] = deque(maxlen=WINDOW_S)
         self._over_since: float | None = None
         self._warned: set[str] = set()
 
@@ -53,11 +53,12 @@ class Limits:
     def second(self, sample: Sample) -> list[Finding]:
         """One second of measurements. A warning is given once, and again after it was over."""
         most = self._settings
-        self._seconds.append((sample.time, sample.bitrate_bits, sample.frame_rate))
+        self._seconds.append(sample)
         count = len(self._seconds)
-        bitrate = sum(bits for _, bits, _ in self._seconds) / count
+        bitrate = sum(s.bitrate_bits for s in self._seconds) / count
         findings = self._bitrate(sample.time, bitrate) if count == WINDOW_S else []
-        rate = sum(rate for _, _, rate in self._seconds) / count
+        # By the longer of both clocks: after a stalled network has delivered, more pictures than seconds have come.
+        rate = sum(s.frame_rate for s in self._seconds) / max(count, sum(s.media_s for s in self._seconds))
         if count == WINDOW_S and rate > most.max_frame_rate * 1.05:
             findings.append(self._rate(rate))
         interval = max(sample.keyframe_interval_s, sample.keyframe_age_s)

@@ -53,6 +53,18 @@ def test_rates_are_measured_by_kind() -> None:
     assert verdict([sample])["verdict"] == "excellent"
 
 
+def test_a_tick_right_behind_a_late_one_measures_nothing() -> None:
+    feed = Feed()
+    feed.run(3)
+    at = feed.frame / 30
+    feed.meter.packet(Packet(VIDEO, feed.frame * 3000, feed.frame * 3000, 3000, False, b"v" * 1000), at + 0.004)
+    assert feed.meter.tick(at + 0.005, 1000.0) is None
+    feed.frame += 1
+    sample = feed.run(1)
+    assert sample.frame_rate == pytest.approx(30, rel=0.04)
+    assert sample.media_s == pytest.approx(1, rel=0.04)
+
+
 def test_a_long_gop_is_told_before_its_second_keyframe_has_come() -> None:
     sample = Feed(gop=240).run(6)
     assert sample.keyframe_age_s > 5

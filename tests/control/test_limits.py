@@ -65,6 +65,14 @@ def test_measured_frame_rate_counts_where_none_is_declared() -> None:
     assert [f.slug for _, f in run(limits, 15, 20, frame_rate=90.0)][:1] == ["frame_rate"]
 
 
+def test_what_a_stalled_network_held_is_no_frame_rate() -> None:
+    limits = Limits(LimitSettings(max_frame_rate=60))
+    assert run(limits, 10, frame_rate=30.0, media_s=1.0) == []
+    assert run(limits, 9, 10, frame_rate=0.0) == []
+    assert run(limits, 1, 19, frame_rate=3000.0, media_s=100.0) == []
+    assert run(limits, 20, 20, frame_rate=30.0, media_s=1.0) == []
+
+
 def test_long_keyframe_interval_is_told_once() -> None:
     limits = Limits(LimitSettings(max_keyframe_interval_s=8))
     found = run(limits, 30, keyframe_interval_s=2.0, keyframe_age_s=9.0)
