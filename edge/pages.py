@@ -21,6 +21,7 @@ PAGE = "public, max-age=60"
 _ASSETS = {
     "player.css": "player.css",
     "player.js": "player.js",
+    "seek.js": "seek.js",
     "home.js": "home.js",
     "icon.svg": "icon.svg",
     "vendor/hls.min.js": "hls.min.js",
@@ -28,7 +29,7 @@ _ASSETS = {
 }
 _KINDS = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
 _POLICY = (
-    "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; worker-src 'self' blob:; "
+    "default-src 'self'; img-src 'self' data:; media-src 'self' blob: data:; worker-src 'self' blob:; "
     "style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'"
 )
 _WATCH = re.compile(r"/watch/[^/]+\Z")

@@ -26,6 +26,7 @@
     engine: "", player: null, video, state: "starting", latency: null, errors: 0, restarts: 0, levels: [], firstFrameMs: null,
   });
   const opened = performance.now();
+  const seekBar = window.headraceSeek({ video, root, reach: () => reach(), place: (at, zero) => place(at, zero), seek: (at) => seek(at), goLive: () => goLive() });
 
   document.title = name + " · Headrace";
   $("title").textContent = name;
@@ -34,6 +35,8 @@
   let away = false; // the stream stands still at its source
   let over = false; // what plays is the recording of a broadcast that has ended: no live edge, no latency
   let done = false; // the end was seen: what is still listed of it is not begun again by itself
+  let rewound = false; // by the viewer: not taken to the live edge
+  let soughtAt = 0;
   let generation = 0; // counts starts, so that what an old one still says is not heeded
   let pollTimer = 0;
   let pollMs = POLL_MIN_MS;
@@ -122,8 +125,11 @@
     stop();
     clearTimeout(pollTimer);
     const mine = generation;
-    over = done = $("live").hidden = false;
-    $("offline").hidden = $("audio").hidden = $("captions").hidden = true;
+    over = done = rewound = $("live").hidden = false;
+    $("offline").hidden = $("audio").hidden = true;
+    staleTracks = new WeakSet(Array.from(video.textTracks));
+    captions();
+    seekBar.reset();
     video.poster = root + "thumbnail.jpg";
     say("starting", "starting");
     try {
@@ -182,12 +188,6 @@
     hls.on(Hls.Events.AUDIO_TRACKS_UPDATED, (_, data) => {
       tracks("audio", data.audioTracks, 2, () => hls.audioTrack, (value) => { hls.audioTrack = value; });
     });
-    hls.on(Hls.Events.SUBTITLE_TRACKS_UPDATED, (_, data) => {
-      tracks("captions", [{ id: -1, name: "No captions" }, ...data.subtitleTracks], 2, () => hls.subtitleTrack, (value) => {
-        hls.subtitleTrack = value;
-        hls.subtitleDisplay = value >= 0;
-      });
-    });
     hls.on(Hls.Events.LEVEL_UPDATED, (_, data) => {
       if (mine === generation) over = $("live").hidden = !data.details.live;
     });
@@ -207,6 +207,7 @@
       lost(mine, "The stream is offline");
     });
     hls.on(Hls.Events.BUFFER_EOS, () => video.addEventListener("ended", () => lost(mine, ENDED), { once: true }));
+    hls.subtitleDisplay = false;
     hls.loadSource(hlsUrl);
     hls.attachMedia(video);
   }
@@ -225,7 +226,7 @@
     const dash = window.dashjs.MediaPlayer().create();
     shared.engine = "dash.js";
     shared.player = dash;
-    dash.updateSettings({ streaming: { liveCatchup: { enabled: true }, utcSynchronization: { enabled: true } } });
+    dash.updateSettings({ streaming: { liveCatchup: { enabled: true }, utcSynchronization: { enabled: true }, text: { defaultEnabled: false } } });
     const events = window.dashjs.MediaPlayer.events;
     const what = () => { over = $("live").hidden = !dash.isDynamic(); };
     dash.on(events.DYNAMIC_TO_STATIC, what);
@@ -271,6 +272,27 @@
     menu.onchange = () => choose(Number(menu.value));
   }
 
+  // Captions of any origin: of the playlists, and of the picture itself (CEA-608). The engines make a track of them
+  // when they find them. A track that was made by script can never be taken away again, only be forgotten.
+  let staleTracks = new WeakSet();
+  const captionTracks = () => Array.from(video.textTracks).filter((t) => ["captions", "subtitles"].includes(t.kind) && !staleTracks.has(t));
+  const shownTrack = () => captionTracks().findIndex((t) => t.mode === "showing");
+  function captions() {
+    const list = captionTracks();
+    const names = list.map((track, index) => ({ id: index, name: track.label || track.language || "Captions " + (index + 1) }));
+    tracks("captions", [{ id: -1, name: "No captions" }, ...names], 2, shownTrack, (value) => {
+      if (shared.engine === "dash.js" && shared.player) return shared.player.setTextTrack(value);
+      if (shared.engine === "hls.js" && shared.player) shared.player.subtitleDisplay = value >= 0;
+      list.forEach((track, index) => { track.mode = index === value ? "showing" : "disabled"; });
+    });
+  }
+  video.textTracks.addEventListener("addtrack", (event) => {
+    staleTracks.delete(event.track);
+    captions();
+  });
+  video.textTracks.addEventListener("removetrack", captions);
+  video.textTracks.addEventListener("change", () => { $("captions").value = String(shownTrack()); });
+
   async function play() {
     try {
       await video.play();
@@ -303,7 +325,43 @@
     return 6;
   }
 
+  // See seek.js.
+  function reach() {
+    const player = shared.player;
+    const { seekable } = video;
+    const known = (start, end) => Number.isFinite(start) && Number.isFinite(end) ? { start, end, live: !over } : null;
+    if (shared.state === "offline" || !video.readyState) return null;
+    if (shared.engine === "hls.js" && player) {
+      const details = player.latestLevelDetails;
+      return details ? known(details.fragmentStart, over ? details.edge : player.liveSyncPosition) : null;
+    }
+    if (shared.engine === "dash.js" && player && player.isReady()) {
+      return over ? known(0, video.duration) : known(player.getDvrWindow().start, video.currentTime + latency() - target());
+    }
+    if (shared.engine !== "native" || !seekable.length) return null;
+    over = Number.isFinite(video.duration);
+    return known(seekable.start(0), seekable.end(seekable.length - 1) - (over ? 0 : target()));
+  }
+
+  // Of a recording, the storyboard begins with it; else it knows the wall clock, as the MPD's own time does.
+  function place(at, zero) {
+    const player = shared.player;
+    if (shared.engine === "dash.js") return at;
+    if (over) return at - (reach() || { start: 0 }).start;
+    if (shared.engine === "native") return video.getStartDate ? (video.getStartDate().getTime() - zero) / 1000 + at : NaN;
+    const found = player && player.latestLevelDetails && player.latestLevelDetails.fragments.find((fragment) => at < fragment.end);
+    return found && found.programDateTime ? (found.programDateTime - zero) / 1000 + at - found.start : NaN;
+  }
+
+  function seek(at) {
+    rewound = !over;
+    soughtAt = performance.now();
+    if (shared.engine === "dash.js" && shared.player) shared.player.seekToPresentationTime(at);
+    else video.currentTime = at;
+  }
+
   function goLive() {
+    rewound = false;
     const player = shared.player;
     if (shared.engine === "hls.js" && player && player.liveSyncPosition) video.currentTime = player.liveSyncPosition;
     else if (shared.engine === "dash.js" && player) player.seekToOriginalLive();
@@ -328,7 +386,7 @@
       const text = answer.ok ? await media(await answer.text()) : "";
       if (mine !== generation) return;
       if (text.includes("#EXT-X-ENDLIST")) {
-        if (!over || performance.now() - lastMoved > STALL_MS) lost(mine, ENDED);
+        if (!(over || rewound) || performance.now() - lastMoved > STALL_MS) lost(mine, ENDED);
         return;
       }
       if (!text) return lost(mine, "The stream is offline");
@@ -348,9 +406,14 @@
     if (shared.state === "offline") return;
     const seconds = latency();
     shared.latency = seconds;
-    $("latency").textContent = seconds === null ? "" : seconds.toFixed(1) + " s";
+    seekBar.update();
+    const { clock } = seekBar;
+    if (over) $("latency").textContent = seekBar.open ? clock(video.currentTime) + " / " + clock(video.duration) : "";
+    else $("latency").textContent = seconds === null ? "" : seconds < 60 ? seconds.toFixed(1) + " s" : clock(seconds);
+    $("latency").title = over ? "Position" : "Behind the encoder";
     $("live").classList.toggle("on", seconds !== null && seconds < target() + 2.5 && !video.paused);
     const now = performance.now();
+    if (now - soughtAt > LOOK_MS && seconds !== null && seconds < target() + 1) rewound = false;
     if (video.currentTime !== lastTime) {
       lastTime = video.currentTime;
       lastMoved = now;
@@ -360,7 +423,7 @@
       if (!video.paused) {
         pollMs = POLL_MIN_MS;
         say("playing", "");
-        if (seconds !== null && seconds > target() + BEHIND_S && now - lastJump > 5000 && newer() > video.currentTime + 1) {
+        if (!rewound && seconds !== null && seconds > target() + BEHIND_S && now - lastJump > 5000 && newer() > video.currentTime + 1) {
           lastJump = now;
           goLive();
         }
@@ -378,7 +441,7 @@
       if (goesOn > STALL_MS) {
         lastMoved = now;
         lost(generation, "Reconnecting");
-      } else if (goesOn > SKIP_MS && now - lastJump > SKIP_MS && newer() > video.currentTime + 1) {
+      } else if (!rewound && goesOn > SKIP_MS && now - lastJump > SKIP_MS && newer() > video.currentTime + 1) {
         lastJump = now;
         goLive();
       }
@@ -402,8 +465,11 @@
   const toggle = () => {
     if (!video.paused) return video.pause();
     const seconds = latency();
-    if (seconds !== null && seconds > target() + 10) goLive();
-    else play();
+    if (seconds === null || seconds < target() + 10) return play();
+    // Where one can rewind, a pause is one; without the room for it, back to the others.
+    if (!seekBar.open || video.currentTime < reach().start) return goLive();
+    rewound = true;
+    play();
   };
   const mute = () => { video.muted = !video.muted; };
   const full = () => {
@@ -423,6 +489,8 @@
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input")) return;
     const on = { k: toggle, m: mute, f: full, l: goLive }[event.key];
     if (event.key === " " && !event.target.matches("button")) toggle();
+    else if (event.key === "ArrowLeft" && seekBar.open) seekBar.step(-5);
+    else if (event.key === "ArrowRight" && seekBar.open) seekBar.step(5);
     else if (event.key === "ArrowUp") video.volume = Math.min(1, video.volume + 0.1);
     else if (event.key === "ArrowDown") video.volume = Math.max(0, video.volume - 0.1);
     else if (on) on();
@@ -437,7 +505,7 @@
     }
     $("stage").classList.remove("idle");
     clearTimeout(idleTimer);
-    idleTimer = setTimeout(() => $("stage").classList.toggle("idle", !video.paused), 3000);
+    idleTimer = setTimeout(() => $("stage").classList.toggle("idle", !video.paused && !seekBar.held), 3000);
   };
   for (const event of ["pointermove", "pointerdown", "keydown"]) document.addEventListener(event, wake);
   wake();
