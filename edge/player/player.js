@@ -280,7 +280,7 @@
   function captions() {
     const list = captionTracks();
     const names = list.map((track, index) => ({ id: index, name: track.label || track.language || "Captions " + (index + 1) }));
-    tracks("captions", [{ id: -1, name: "No captions" }, ...names], 2, shownTrack, (value) => {
+    tracks("captions", [{ id: -1, name: "CC off" }, ...names], 2, shownTrack, (value) => {
       if (shared.engine === "dash.js" && shared.player) return shared.player.setTextTrack(value);
       if (shared.engine === "hls.js" && shared.player) shared.player.subtitleDisplay = value >= 0;
       list.forEach((track, index) => { track.mode = index === value ? "showing" : "disabled"; });
@@ -339,7 +339,7 @@
       return over ? known(0, video.duration) : known(player.getDvrWindow().start, video.currentTime + latency() - target());
     }
     if (shared.engine !== "native" || !seekable.length) return null;
-    over = Number.isFinite(video.duration);
+    over = $("live").hidden = Number.isFinite(video.duration);
     return known(seekable.start(0), seekable.end(seekable.length - 1) - (over ? 0 : target()));
   }
 
@@ -508,6 +508,7 @@
     idleTimer = setTimeout(() => $("stage").classList.toggle("idle", !video.paused && !seekBar.held), 3000);
   };
   for (const event of ["pointermove", "pointerdown", "keydown"]) document.addEventListener(event, wake);
+  video.addEventListener("pause", wake); // by a headset, or the system: nobody touched the page
   wake();
   $("full").innerHTML = icon("M4 4h6v2H6v4H4zM14 4h6v6h-2V6h-4zM4 14h2v4h4v2H4zM18 14h2v6h-6v-2h4z");
   $("play-big").innerHTML = icon("M7 4v16l13-8z");
