@@ -21,6 +21,7 @@ PAGE = "public, max-age=60"
 _ASSETS = {
     "player.css": "player.css",
     "player.js": "player.js",
+    "engines.js": "engines.js",
     "seek.js": "seek.js",
     "home.js": "home.js",
     "icon.svg": "icon.svg",

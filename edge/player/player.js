@@ -1,5 +1,5 @@
-// The watch page. One stream, three engines: hls.js (where there is MSE), the browser's own HLS (Safari on a
-// phone), dash.js (?dash=1). `window.headrace` shows tests and the curious what goes on.
+// The watch page. One stream, one of three engines (engines.js): hls.js (where there is MSE), the browser's own HLS
+// (Safari on a phone), dash.js (?dash=1); and a seek bar (seek.js). `window.headrace` shows tests and the curious what goes on.
 "use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
@@ -14,7 +14,6 @@
   const hlsUrl = root + "index.m3u8";
   const dashUrl = root + "manifest.mpd";
 
-  const CATCH_UP = 1.1; // playback rate while the latency is too large: converges, and is hardly heard
   const POLL_MIN_MS = 2000;
   const POLL_MAX_MS = 10000;
   const STALL_MS = 8000; // no progress for so long although the stream goes on: start anew
@@ -37,6 +36,7 @@
   let done = false; // the end was seen: what is still listed of it is not begun again by itself
   let rewound = false; // by the viewer: not taken to the live edge
   let soughtAt = 0;
+  let engine = null;
   let generation = 0; // counts starts, so that what an old one still says is not heeded
   let pollTimer = 0;
   let pollMs = POLL_MIN_MS;
@@ -101,14 +101,9 @@
 
   function stop() {
     generation += 1;
-    const player = shared.player;
-    shared.player = null;
-    // Of both engines the whole teardown: a reset() of dash.js after it throws.
-    if (player) player.destroy();
-    if (shared.engine === "native") {
-      video.removeAttribute("src");
-      video.load();
-    }
+    const old = engine;
+    engine = shared.player = null;
+    if (old) old.destroy();
   }
 
   function load(url) {
@@ -135,13 +130,13 @@
     try {
       if (options.get("dash")) {
         if (!window.dashjs) await load(document.body.dataset.dash);
-        if (mine === generation) startDash(mine);
+        if (mine === generation) begin(mine, window.headraceEngines.dash);
         return;
       }
       if (!window.Hls) await load(document.body.dataset.hls);
       if (mine !== generation) return;
-      if (window.Hls && window.Hls.isSupported()) startHls(mine);
-      else if (video.canPlayType("application/vnd.apple.mpegurl")) startNative(mine);
+      if (window.Hls && window.Hls.isSupported()) begin(mine, window.headraceEngines.hls);
+      else if (video.canPlayType("application/vnd.apple.mpegurl")) begin(mine, window.headraceEngines.native);
       else offline("This browser cannot play the stream", "It has neither Media Source Extensions nor HLS of its own.");
     } catch (error) {
       offline("The player cannot be loaded", "This page tries again by itself.");
@@ -156,102 +151,30 @@
     offline(text);
   }
 
-  function startHls(mine) {
-    const Hls = window.Hls;
-    const quick = { maxTimeToFirstByteMs: 8000, maxLoadTimeMs: 12000 };
-    const retry = (count) => ({ maxNumRetry: count, retryDelayMs: 300, maxRetryDelayMs: 2000, backoff: "exponential" });
-    const policy = (count) => ({ default: { ...quick, timeoutRetry: retry(2), errorRetry: retry(count) } });
-    const hls = new Hls({
-      lowLatencyMode: true,
-      maxLiveSyncPlaybackRate: CATCH_UP,
-      liveMaxLatencyDuration: undefined,
-      backBufferLength: 30,
-      maxBufferLength: 20,
-      startFragPrefetch: true,
-      testBandwidth: false,
-      abrEwmaDefaultEstimate: 3_000_000,
-      capLevelToPlayerSize: options.get("embed") !== null,
-      manifestLoadPolicy: policy(1),
-      playlistLoadPolicy: policy(4),
-      fragLoadPolicy: policy(4),
+  function begin(mine, make) {
+    const current = () => mine === generation;
+    const started = make({
+      video, hlsUrl, dashUrl, play, embed: options.get("embed") !== null,
+      levels(list, choose) {
+        shared.levels = list;
+        qualities(list.map((level, index) => [index, label(level.height, level.bitrate)]), choose);
+      },
+      level(height) {
+        $("quality").options[0].textContent = Number($("quality").value) < 0 && height !== undefined ? "Auto (" + (height || "audio") + ")" : "Auto";
+      },
+      sounds: (list, chosen, choose) => tracks("audio", list, 2, chosen, choose),
+      recorded(yes) { if (current()) over = $("live").hidden = yes; },
+      ended: () => lost(mine, ENDED),
+      error(text, fatal) {
+        shared.errors += 1;
+        shared.lastError = text;
+        if (fatal) lost(mine, "The stream is offline");
+      },
     });
-    shared.engine = "hls.js";
-    shared.player = hls;
-    let mediaErrors = 0;
-    hls.on(Hls.Events.MANIFEST_PARSED, (_, data) => {
-      shared.levels = data.levels.map((level) => ({ height: level.height, bitrate: level.bitrate, name: level.name }));
-      qualities(data.levels.map((level, index) => [index, label(level.height, level.bitrate)]), (value) => {
-        hls.nextLevel = value;
-      });
-      play();
-    });
-    hls.on(Hls.Events.AUDIO_TRACKS_UPDATED, (_, data) => {
-      tracks("audio", data.audioTracks, 2, () => hls.audioTrack, (value) => { hls.audioTrack = value; });
-    });
-    hls.on(Hls.Events.LEVEL_UPDATED, (_, data) => {
-      if (mine === generation) over = $("live").hidden = !data.details.live;
-    });
-    hls.on(Hls.Events.LEVEL_SWITCHED, (_, data) => {
-      const level = hls.levels[data.level];
-      $("quality").options[0].textContent = hls.autoLevelEnabled && level ? "Auto (" + (level.height || "audio") + ")" : "Auto";
-    });
-    hls.on(Hls.Events.ERROR, (_, data) => {
-      shared.errors += 1;
-      shared.lastError = data.details;
-      if (mine !== generation || !data.fatal) return;
-      if (data.type === Hls.ErrorTypes.MEDIA_ERROR && mediaErrors < 2) {
-        mediaErrors += 1;
-        hls.recoverMediaError();
-        return;
-      }
-      lost(mine, "The stream is offline");
-    });
-    hls.on(Hls.Events.BUFFER_EOS, () => video.addEventListener("ended", () => lost(mine, ENDED), { once: true }));
-    hls.subtitleDisplay = false;
-    hls.loadSource(hlsUrl);
-    hls.attachMedia(video);
-  }
-
-  function startNative(mine) {
-    shared.engine = "native";
-    shared.player = null;
-    $("quality").hidden = true;
-    video.src = hlsUrl;
-    video.onerror = () => lost(mine, "The stream is offline");
-    video.onended = () => lost(mine, ENDED);
-    play();
-  }
-
-  function startDash(mine) {
-    const dash = window.dashjs.MediaPlayer().create();
-    shared.engine = "dash.js";
-    shared.player = dash;
-    dash.updateSettings({ streaming: { liveCatchup: { enabled: true }, utcSynchronization: { enabled: true }, text: { defaultEnabled: false } } });
-    const events = window.dashjs.MediaPlayer.events;
-    const what = () => { over = $("live").hidden = !dash.isDynamic(); };
-    dash.on(events.DYNAMIC_TO_STATIC, what);
-    dash.on(events.STREAM_INITIALIZED, () => {
-      what();
-      const list = dash.getRepresentationsByType("video") || [];
-      shared.levels = list.map((item) => ({ height: item.height, bitrate: item.bandwidth }));
-      qualities(list.map((item, index) => [index, label(item.height, item.bandwidth)]), (value) => {
-        dash.updateSettings({ streaming: { abr: { autoSwitchBitrate: { video: value < 0 } } } });
-        if (value >= 0) dash.setRepresentationForTypeByIndex("video", value, true);
-      });
-      play();
-    });
-    dash.on(events.QUALITY_CHANGE_RENDERED, (event) => {
-      if (event.mediaType !== "video" || !event.newRepresentation) return;
-      const auto = $("quality").options[0];
-      auto.textContent = Number($("quality").value) < 0 ? "Auto (" + event.newRepresentation.height + ")" : "Auto";
-    });
-    dash.on(events.ERROR, (event) => {
-      shared.errors += 1;
-      shared.lastError = event.error && event.error.message;
-      lost(mine, "The stream is offline");
-    });
-    dash.on(events.PLAYBACK_ENDED, () => lost(mine, ENDED));
-    dash.initialize(video, dashUrl, true);
+    if (!current()) return started.destroy();
+    engine = started;
+    shared.engine = engine.name;
+    shared.player = engine.player;
   }
 
   const label = (height, bitrate) => (height ? height + "p" : "audio") + (bitrate ? " · " + (bitrate / 1e6).toFixed(1) + " Mb/s" : "");
@@ -281,9 +204,7 @@
     const list = captionTracks();
     const names = list.map((track, index) => ({ id: index, name: track.label || track.language || "Captions " + (index + 1) }));
     tracks("captions", [{ id: -1, name: "CC off" }, ...names], 2, shownTrack, (value) => {
-      if (shared.engine === "dash.js" && shared.player) return shared.player.setTextTrack(value);
-      if (shared.engine === "hls.js" && shared.player) shared.player.subtitleDisplay = value >= 0;
-      list.forEach((track, index) => { track.mode = index === value ? "showing" : "disabled"; });
+      if (engine) engine.captions(list[value], list);
     });
   }
   video.textTracks.addEventListener("addtrack", (event) => {
@@ -306,73 +227,32 @@
     }
   }
 
-  function latency() {
-    const player = shared.player;
-    if (over) return null;
-    if (shared.engine === "hls.js" && player) return player.latency || null;
-    if (shared.engine === "dash.js" && player && player.isReady()) return player.getCurrentLiveLatency() || null;
-    if (shared.engine === "native" && video.getStartDate) {
-      const began = video.getStartDate().getTime();
-      return Number.isNaN(began) ? null : Date.now() / 1000 - (began / 1000 + video.currentTime);
-    }
-    return null;
-  }
-
-  function target() {
-    const player = shared.player;
-    if (shared.engine === "hls.js" && player) return player.targetLatency || 3;
-    if (shared.engine === "dash.js" && player && player.isReady()) return player.getTargetLiveDelay() || 3;
-    return 6;
-  }
+  const latency = () => engine && !over ? engine.latency() : null;
+  const target = () => engine ? engine.target() : 3;
+  const newer = () => engine ? engine.edge() : 0;
 
   // See seek.js.
   function reach() {
-    const player = shared.player;
-    const { seekable } = video;
-    const known = (start, end) => Number.isFinite(start) && Number.isFinite(end) ? { start, end, live: !over } : null;
-    if (shared.state === "offline" || !video.readyState) return null;
-    if (shared.engine === "hls.js" && player) {
-      const details = player.latestLevelDetails;
-      return details ? known(details.fragmentStart, over ? details.edge : player.liveSyncPosition) : null;
-    }
-    if (shared.engine === "dash.js" && player && player.isReady()) {
-      return over ? known(0, video.duration) : known(player.getDvrWindow().start, video.currentTime + latency() - target());
-    }
-    if (shared.engine !== "native" || !seekable.length) return null;
-    over = $("live").hidden = Number.isFinite(video.duration);
-    return known(seekable.start(0), seekable.end(seekable.length - 1) - (over ? 0 : target()));
+    const found = engine && shared.state !== "offline" && video.readyState ? engine.reach(over) : null;
+    return found && Number.isFinite(found.start) && Number.isFinite(found.end) ? { ...found, live: !over } : null;
   }
 
-  // Of a recording, the storyboard begins with it; else it knows the wall clock, as the MPD's own time does.
+  // The storyboard of a recording begins with it.
   function place(at, zero) {
-    const player = shared.player;
-    if (shared.engine === "dash.js") return at;
-    if (over) return at - (reach() || { start: 0 }).start;
-    if (shared.engine === "native") return video.getStartDate ? (video.getStartDate().getTime() - zero) / 1000 + at : NaN;
-    const found = player && player.latestLevelDetails && player.latestLevelDetails.fragments.find((fragment) => at < fragment.end);
-    return found && found.programDateTime ? (found.programDateTime - zero) / 1000 + at - found.start : NaN;
+    if (!engine) return NaN;
+    return over ? at - (engine.reach(over) || { start: 0 }).start : engine.place(at, zero);
   }
 
   function seek(at) {
     rewound = !over;
     soughtAt = performance.now();
-    if (shared.engine === "dash.js" && shared.player) shared.player.seekToPresentationTime(at);
-    else video.currentTime = at;
+    if (engine) engine.seek(at);
   }
 
   function goLive() {
     rewound = false;
-    const player = shared.player;
-    if (shared.engine === "hls.js" && player && player.liveSyncPosition) video.currentTime = player.liveSyncPosition;
-    else if (shared.engine === "dash.js" && player) player.seekToOriginalLive();
-    else if (video.seekable.length) video.currentTime = video.seekable.end(video.seekable.length - 1) - 3;
+    if (engine) engine.goLive();
     play();
-  }
-
-  function newer() {
-    const player = shared.player;
-    if (shared.engine === "hls.js" && player) return player.liveSyncPosition || 0;
-    return video.seekable.length ? video.seekable.end(video.seekable.length - 1) - target() : 0;
   }
 
   // A player that stands still is left alone while nothing new comes: its engine goes on by itself when the
