@@ -98,7 +98,7 @@ window.headraceEngines = (() => {
     const began = () => video.getStartDate ? video.getStartDate().getTime() : NaN;
     const edge = () => end(video) - target();
     video.src = host.hlsUrl;
-    video.onerror = () => host.error("native", true);
+    video.onerror = () => host.error(video.error && video.error.message, true);
     video.onended = host.ended;
     video.ondurationchange = () => host.recorded(Number.isFinite(video.duration));
     host.levels([], () => {});

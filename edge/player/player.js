@@ -385,7 +385,7 @@
     }
     $("stage").classList.remove("idle");
     clearTimeout(idleTimer);
-    idleTimer = setTimeout(() => $("stage").classList.toggle("idle", !video.paused && !seekBar.held), 3000);
+    idleTimer = setTimeout(() => seekBar.held ? wake() : $("stage").classList.toggle("idle", !video.paused), 3000);
   };
   for (const event of ["pointermove", "pointerdown", "keydown"]) document.addEventListener(event, wake);
   video.addEventListener("pause", wake); // by a headset, or the system: nobody touched the page

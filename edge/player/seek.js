@@ -120,7 +120,7 @@ window.headraceSeek = (host) => {
 
   // The picture and the time of the place under the pointer, under the finger, or, by keyboard, of the thumb.
   function preview() {
-    const where = !span ? null : held || (hover === null && bar.matches(":focus-visible")) ? at() : hover;
+    const where = !span || $("stage").classList.contains("idle") ? null : held || (hover === null && bar.matches(":focus-visible")) ? at() : hover;
     $("preview").hidden = where === null;
     if (where === null) return;
     refresh();
