@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +11,21 @@ import pytest
 from hypothesis import settings
 from live_server import Server, new_server
 
-from transcode import realtime
-
-realtime.forbid()  # tests encode AV1 in this process, and all that they start would inherit its priority
-
 settings.register_profile("headrace", deadline=None)  # a busy machine is no failure
 settings.load_profile("headrace")
+
+
+@pytest.fixture(autouse=True)
+def _ordinary_priority() -> Iterator[None]:
+    """SVT-AV1, opened by root in this process, gives it real-time priority, which children inherit."""
+    _take_back()
+    yield
+    _take_back()
+
+
+def _take_back() -> None:
+    if sys.platform == "linux" and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @pytest.fixture

@@ -32,9 +32,6 @@ log = structlog.get_logger(__name__)
 BUFFERED = ("libx264", "libx265")
 """Encoders that keep to `bufsize` themselves; all others are kept to it by `transcode.budget`."""
 
-RENEWED = ("libsvtav1",)
-"""Encoders that are opened anew for each segment: their keyframes are far too large else (`transcode.budget`)."""
-
 HOLE_TICKS = VIDEO_TIMESCALE
 """Between two pictures: more is counted as missing, as after an overrun of the core's queue."""
 
@@ -175,14 +172,7 @@ class Rung(threading.Thread):
         return not self._guarded or self._budget.allows(pts)
 
     def _begin_segment(self, pts: int) -> None:
-        """An IDR comes: an encoder that is opened anew for it hands over what it has, and is gone."""
-        if self._encoder is not None and self._encoder.name in RENEWED:
-            try:
-                self._keep(self._encoder.flush())
-            except EncoderError as error:
-                self._replace(error, pts)
-            self._release(pts)
-            self._encoder = None
+        """An IDR comes."""
         left_out = self._budget.left_out
         share = self._budget.begin(pts)
         if share:

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import random
-from fractions import Fraction
-from typing import Any
 
 import pytest
 
-from media.track import Codec
 from transcode.budget import MAX_QP, MIN_QP, PROMISE_SHARE, START_QP, Budget, Floor
-from transcode.plan import VideoEncode
-from transcode.rung import Rung, Shot
-from transcode.scale import colour_of
 
 RATE, FRAME = 800_000, 3600
 USUAL = RATE // 25
@@ -85,23 +79,3 @@ def test_the_floor_rises_with_what_was_spent_and_left_out_and_keeps_within_bound
     for _ in range(20):
         floor.learn(0.01, 0)
     assert floor.qp == MIN_QP
-
-
-def test_svtav1_opened_anew_for_each_segment_is_one_stream_without_a_hole(kit: Any) -> None:
-    spec = VideoEncode(
-        "r", 0, Codec.AV1, ("libsvtav1",), 320, 180, 400_000, 1000, frame_rate=Fraction(25), preset="13", threads=1
-    )
-    out = kit.Collected()
-    rung = Rung(spec, out)
-    rung.start()
-    for n, picture in enumerate(kit.pictures(6, Fraction(25), "320x180")):
-        picture.pts = n * FRAME
-        rung.offer(Shot(picture, n * FRAME, FRAME, n % 50 == 0, Fraction(1), colour_of(picture)))
-    rung.finish()
-    rung.join()
-    packets = out.packets["r"]
-    assert [p.pts for p in packets] == [n * FRAME for n in range(150)]
-    assert out.idrs("r") == [0, 180_000, 360_000]
-    assert len({p.track for p in packets}) == 1, "a sequence header that changes would break players"
-    assert not rung.dropped
-    assert len(kit.decode_video(packets)) == 150
