@@ -49,6 +49,8 @@ class Shot:
     idr: bool
     sample_aspect: Fraction
     colour: Colour
+    anew: bool = False
+    """Whether it is the first behind a discontinuity: the time before it belongs to no picture."""
 
 
 class Rung(threading.Thread):
@@ -135,7 +137,9 @@ class Rung(threading.Thread):
             self.dropped += 1  # its time goes to the picture before
             self.position = shot.pts
             return
-        if not self._guarded:
+        if shot.anew and self.position >= 0:
+            self._release(self.position + self._nominal)
+        elif not self._guarded:
             self._release(shot.pts)
         if idr:
             self._begin_segment(shot.pts)

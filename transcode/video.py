@@ -63,6 +63,8 @@ class VideoBranch(threading.Thread):
         self._seen: WeakKeyDictionary[Rung, tuple[float, float, int]] = WeakKeyDictionary()
         """Wall clock, seconds busy and media time when `values` were asked for last."""
         self._thumbnailer: Thumbnailer | None = None
+        self._anew = False
+        """Whether the next picture is the first behind a discontinuity."""
 
     # -- what the reader's thread asks ------------------------------------------------------------------------
 
@@ -159,7 +161,9 @@ class VideoBranch(threading.Thread):
             if not self._live:
                 continue
             self.frames += 1
-            shot = Shot(picture, pts, picture.duration or 0, idr, track.sample_aspect, colour_of(picture))
+            colour, anew = colour_of(picture), self._anew
+            self._anew = False
+            shot = Shot(picture, pts, picture.duration or 0, idr, track.sample_aspect, colour, anew)
             if idr:
                 self._thumbnail(shot)
             self._shed()
@@ -172,6 +176,7 @@ class VideoBranch(threading.Thread):
         while self._turns and pts >= self._turns[0].mark.pts:
             turn = self._turns.popleft()
             idr = self._live = True
+            self._anew = self._anew or turn.mark.discontinuity
             if turn.plan is not None:
                 self._plan = turn.plan
                 self._shedder.after_s = turn.plan.shed_after_s

@@ -52,3 +52,22 @@ def test_no_segment_is_far_over_its_target(
         assert (bits <= 2 * RATE * 1.1) == guarded
         assert mine[0].pts == segment * 180_000
     out.assert_continuous("r")
+
+
+@pytest.mark.parametrize("encoder", ["libsvtav1", "libx264"])
+def test_the_time_without_a_publisher_belongs_to_no_picture(
+    kit: Any, monkeypatch: pytest.MonkeyPatch, encoder: str
+) -> None:
+    monkeypatch.setattr(module, "Encoder", Wasteful)
+    spec = VideoEncode("r", 0, Codec.AV1, (encoder,), 64, 36, RATE * 100, 300, frame_rate=Fraction(25))
+    out = kit.Collected()
+    rung = Rung(spec, out)
+    rung.start()
+    for n, picture in enumerate(kit.pictures(2, Fraction(25), "64x36")):
+        pts = n * 3600 + (500_000 if n >= 25 else 0)
+        picture.pts = pts
+        anew = n == 25
+        rung.offer(Shot(picture, pts, 3600, n % 25 == 0, Fraction(1), colour_of(picture), anew))
+    rung.finish()
+    rung.join()
+    assert [p.duration for p in out.packets["r"]] == [3600] * 50
