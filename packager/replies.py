@@ -108,5 +108,5 @@ def not_found(text: str) -> Reply:
 
 
 def too_late(text: str) -> Reply:
-    """Waited for as long as the rules allow."""
-    return error(503, text, (b"retry-after", b"1"))
+    """Waited for as long as the rules allow. Not to be kept: what did not come may be there, and listed, at once."""
+    return replace(error(503, text, (b"retry-after", b"1")), cache="public, max-age=0")

@@ -218,6 +218,9 @@ async def test_nobody_waits_longer_than_three_targets(studio: SimpleNamespace, m
     for file in ("source/media.m3u8?_HLS_msn=4", f"source/part-{stage.epoch}-4.2.m4s"):
         answer = await stage.get(file)
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert answer.headers["cache-control"] == "public, max-age=0", (
+            "a cache would answer 503 to a part that is there"
+        )
 
 
 async def test_a_segment_streams_while_it_is_made(studio: SimpleNamespace) -> None:
