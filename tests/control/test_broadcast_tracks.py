@@ -283,6 +283,7 @@ async def test_a_broadcast_that_a_limit_ends_in_the_tick_leaves_the_others_on_ai
     assert one is not None
     over = Finding("frame_rate", "too many frames", final=True)
     monkeypatch.setattr(Limits, "second", lambda self, sample: [over] if self is one._limits else [])
+    monkeypatch.setattr("control.health.LEAST_S", 1e-9)
     them.tick()
     assert [b.stream for b in them.on_air()] == ["two"]
     assert them.limit_ends == {"frame_rate": 1}
