@@ -1,8 +1,8 @@
 """What an encoder may spend that does not keep to a buffer by itself, and how coarse it has to be to manage. Pure.
 
 SVT-AV1 4.1 in constant bitrate minds no buffer, and sizes a keyframe by the easy scene before it; drivers promise
-nothing. `Budget` says which pictures have to be left out so that a segment ends near its target, and `Floor` learns from
-the segments before how coarse an encoder has to be, which holds from its next opening on. (A new encoder for each
+nothing. `Budget` says which pictures have to be left out so that a segment ends near its target, and `Floor` learns
+from the segments before how coarse an encoder has to be, which holds from its next opening on. (A new encoder for each
 segment kept its keyframes smaller, but SVT-AV1 4.1 deadlocks about once in a hundred openings on a busy machine.)
 """
 
