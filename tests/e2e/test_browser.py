@@ -188,7 +188,7 @@ def test_captions_in_the_picture_are_off_until_they_are_chosen(
     assert page.input_value("#captions") == "-1"
     page.select_option("#captions", "0")
     assert page.evaluate(f"{VIDEO}.textTracks[0].mode") == "showing"
-    shown = f"Array.from({VIDEO}.textTracks[0].activeCues || []).map((cue) => cue.text).join()"
+    shown = f"Array.from({VIDEO}.textTracks[0].cues || []).map((cue) => cue.text).join()"
     wait_for(lambda: "HELLO THERE" in page.evaluate(shown), 15, "a caption")
     page.select_option("#captions", "-1")
     assert page.evaluate(f"{VIDEO}.textTracks[0].mode") != "showing"

@@ -18,7 +18,7 @@ from watching import Viewer, chromium
 
 pytestmark = pytest.mark.e2e
 
-BEYOND_S = 1.5
+BEYOND_S = 6
 """How much longer than the publisher's absence a viewer may stand still: what parts, manifest reloads (a second in
 DASH) and this busy machine take; a player that buffers more than that stands still for less than the absence."""
 
