@@ -1,14 +1,12 @@
-"""What an encoder may spend that does not keep to a buffer by itself, and how coarse it has to be to manage. Pure.
+"""What an encoder may spend that does not keep to a buffer by itself. Pure.
 
 SVT-AV1 4.1 in constant bitrate minds no buffer, and sizes a keyframe by the easy scene before it; drivers promise
-nothing. `Budget` says which pictures have to be left out so that a segment ends near its target, and `Floor` learns
-from the segments before how coarse an encoder has to be, which holds from its next opening on. (A new encoder for each
-segment kept its keyframes smaller, but SVT-AV1 4.1 deadlocks about once in a hundred openings on a busy machine.)
+nothing. `Budget` says which pictures have to be left out so that a segment ends near its target. (A new encoder for
+each segment, with a floor under its quantizer learnt from the last, kept keyframes smaller; but SVT-AV1 4.1 deadlocks
+about once in a hundred openings on a busy machine.)
 """
 
 from __future__ import annotations
-
-import math
 
 from media.clock import VIDEO_TIMESCALE
 
@@ -16,13 +14,6 @@ OVER_SHARE = 0.07
 """Of a segment's target, by which it may be over for another picture to be tried."""
 PROMISE_SHARE = 0.1
 """By which it is never over: a picture that would take it there is thrown away, and so is all up to the next IDR."""
-
-START_QP, MIN_QP, MAX_QP = 36, 24, 58
-"""Of SVT-AV1's 63. Under 24 nothing is to be seen, and a scene that changes in mid-segment costs more than it has."""
-AIM = 0.92
-"""Of the target: what a segment is to come to."""
-STEPS_PER_DOUBLING = 7
-"""Of the quantizer, for half the bits: measured 8 between 36 and 45."""
 
 
 class Budget:
@@ -40,30 +31,23 @@ class Budget:
         self._idr_pts: int | None = None
         self._segment = 2 * VIDEO_TIMESCALE
         """Length of the last one."""
-        self.left_out = 0
-        """Pictures of this segment."""
 
-    def begin(self, pts: int) -> float:
-        """A segment starts with the IDR at `pts`. Returns what the last one came to, as a share of its target; 0 if
-        there was none."""
+    def begin(self, pts: int) -> None:
+        """A segment starts with the IDR at `pts`."""
         self._pay(pts)
-        bits, before = self._segment_bits, self._idr_pts
-        self._segment_bits = self.left_out = 0
-        self._idr_pts = pts
-        if before is None or pts <= before:
-            return 0.0
-        self._segment = pts - before
-        return bits * VIDEO_TIMESCALE / (self._bitrate * self._segment)
+        before, self._idr_pts = self._idr_pts, pts
+        self._segment_bits = 0
+        if before is not None and pts > before:
+            self._segment = pts - before
 
     def takes(self, bits: int, *, keyframe: bool) -> bool:
-        """A picture came out: whether it is handed over. One that is not is counted as left out, and so are all up to
-        the next keyframe, as they refer to it."""
+        """A picture came out: whether it is handed over. Behind one that is not, nothing is up to the next keyframe, as
+        it refers to it."""
         if keyframe:
             self._stopped = False
         elif self._segment_bits + bits > (1 + PROMISE_SHARE) * self._bits_of(self._segment):
             self._stopped = True
         if self._stopped:
-            self.left_out += 1
             return False
         self._debt_bits += bits
         self._segment_bits += bits
@@ -73,13 +57,12 @@ class Budget:
         return True
 
     def allows(self, pts: int) -> bool:
-        """Whether there is room for the picture at `pts`, which is not an IDR; if not, it is counted as left out.
+        """Whether there is room for the picture at `pts`, which is not an IDR.
 
         An IDR may fill the buffer; what it took is paid back until the segment's end.
         """
         self._pay(pts)
         if self._stopped:
-            self.left_out += 1
             return False
         due = pts - (self._idr_pts or 0)
         left = max(0.0, 1 - due / self._segment)
@@ -88,7 +71,6 @@ class Budget:
         ahead = self._segment_bits - self._bits_of(due)
         if self._debt_bits + self._usual_bits <= self._buffer_bits and ahead + self._usual_bits <= over:
             return True
-        self.left_out += 1
         self._usual_bits *= 0.9  # one large picture, as at a cut between scenes, must not stop all that come after it
         return False
 
@@ -98,17 +80,3 @@ class Budget:
 
     def _bits_of(self, ticks: int) -> float:
         return self._bitrate * ticks / VIDEO_TIMESCALE
-
-
-class Floor:
-    """The least quantizer of the next segment."""
-
-    def __init__(self) -> None:
-        self.qp = START_QP
-
-    def learn(self, share: float, left_out: int) -> None:
-        """The last segment came to `share` of its target, with so many pictures left out."""
-        step = STEPS_PER_DOUBLING * math.log2(max(share, 0.05) / AIM)
-        if left_out:
-            step = max(step, 0.0) + min(4.0, left_out / 2)
-        self.qp = min(MAX_QP, max(MIN_QP, round(self.qp + max(-5.0, min(12.0, step)))))

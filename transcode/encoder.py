@@ -20,13 +20,15 @@ from media.clock import VIDEO_TIMESCALE
 from media.errors import HeadraceError, ProtocolError
 from media.track import Kind, Track
 from transcode.bitstream import config_in, config_of, sample_of
-from transcode.budget import START_QP
 from transcode.device import CPU, accel, cuda_index, family_of, split
 from transcode.plan import VideoEncode
 
 TIME_BASE = Fraction(1, VIDEO_TIMESCALE)
 RATE_IF_UNKNOWN = Fraction(30)
 _NO_KEYFRAMES = 1 << 30
+SVT_MIN_QP = 36
+"""Of SVT-AV1's 63, for as long as the encoder is open: without a floor an easy scene brings it to quantizers so fine
+that the next change costs more than its segment has. What an encoder comes to says nothing about another's floor."""
 
 
 class EncoderError(HeadraceError):
@@ -56,13 +58,13 @@ class Coded:
 class Encoder:
     """Encodes pictures of `spec`'s size in yuv420p to packets without reordering."""
 
-    def __init__(self, spec: VideoEncode, name: str, colour: Colour, *, min_qp: int = START_QP) -> None:
-        """Open the encoder `name`: libav's, with the device that it runs on (`transcode.device`). `min_qp`: the floor
-        under the quantizer of SVT-AV1 (`transcode.budget`). Raises `EncoderError`."""
+    def __init__(self, spec: VideoEncode, name: str, colour: Colour) -> None:
+        """Open the encoder `name`: libav's, with the device that it runs on (`transcode.device`). Raises
+        `EncoderError`."""
         self.name = name
         self._codec = spec.codec
         try:
-            self._context = _open(spec, name, colour, min_qp)
+            self._context = _open(spec, name, colour)
             config = config_of(spec.codec, bytes(self._context.extradata or b""))
         except (av.FFmpegError, ValueError, NotImplementedError, ProtocolError) as error:
             raise EncoderError(f"{name} cannot be opened: {error}") from error
@@ -107,7 +109,7 @@ class Encoder:
             self.track = replace(self.track, config=config)
 
 
-def _open(spec: VideoEncode, seat: str, colour: Colour, min_qp: int) -> VideoCodecContext:
+def _open(spec: VideoEncode, seat: str, colour: Colour) -> VideoCodecContext:
     name, device = split(seat)
     context = av.CodecContext.create(name, "w", hwaccel=accel(name, device) if device != CPU else None)
     assert isinstance(context, VideoCodecContext)
@@ -126,7 +128,7 @@ def _open(spec: VideoEncode, seat: str, colour: Colour, min_qp: int) -> VideoCod
     context.colorspace = colour.matrix
     threads = spec.threads or _threads(spec)
     context.thread_count = threads
-    context.options = options(spec, name, threads, min_qp) | _where(name, device)
+    context.options = options(spec, name, threads) | _where(name, device)
     context.open()
     return context
 
@@ -150,7 +152,7 @@ def _threads(spec: VideoEncode) -> int:
     return max(1, min(wanted, os.cpu_count() or 1))
 
 
-def options(spec: VideoEncode, name: str, threads: int, min_qp: int = START_QP) -> dict[str, str]:
+def options(spec: VideoEncode, name: str, threads: int) -> dict[str, str]:
     """libav options of encoder `name`, by the family it belongs to."""
     buffer_bits = spec.bitrate * spec.buffer_ms // 1000
     common = {"maxrate": str(spec.bitrate), "bufsize": str(buffer_bits)}
@@ -159,7 +161,7 @@ def options(spec: VideoEncode, name: str, threads: int, min_qp: int = START_QP) 
     if name == "libx265":
         return _x265(spec, threads, buffer_bits)
     if name == "libsvtav1":
-        return {"preset": spec.preset, "svtav1-params": _svtav1(spec, min_qp)}
+        return {"preset": spec.preset, "svtav1-params": _svtav1(spec)}
     common |= {"profile": spec.profile} if name.startswith("h264") else {}
     if name in ("h264_nvenc", "hevc_nvenc", "h264_vaapi", "hevc_vaapi"):
         common |= {"level": f"{spec.level // 10}.{spec.level % 10}"}  # what the CPU's encoder would say
@@ -230,7 +232,7 @@ def _x265(spec: VideoEncode, threads: int, buffer_bits: int) -> dict[str, str]:
     }
 
 
-def _svtav1(spec: VideoEncode, min_qp: int) -> str:
+def _svtav1(spec: VideoEncode) -> str:
     # Low delay (pred-struct=1) with constant bitrate (rc=2) is SVT-AV1's real-time mode.
     parameters = {
         "rtc": "1",
@@ -239,7 +241,7 @@ def _svtav1(spec: VideoEncode, min_qp: int) -> str:
         "keyint": "-1",
         "scd": "0",
         "lookahead": "0",
-        "min-qp": str(min_qp),
+        "min-qp": str(SVT_MIN_QP),
         # A first keyframe comes to one and a half to three times this much of the target.
         "buf-initial-sz": "150",
         "buf-optimal-sz": "600",

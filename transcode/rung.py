@@ -21,7 +21,7 @@ from av.video.frame import VideoFrame
 
 from media.clock import VIDEO_TIMESCALE
 from media.packet import Packet
-from transcode.budget import Budget, Floor
+from transcode.budget import Budget
 from transcode.encoder import Coded, Colour, Encoder, EncoderError
 from transcode.output import Output
 from transcode.plan import VideoEncode
@@ -81,7 +81,6 @@ class Rung(threading.Thread):
         self._held: deque[Coded] = deque()
         self._min_step = 0
         self._budget = Budget(spec.bitrate, spec.buffer_ms)
-        self._floor = Floor()
         self.thin = 1
         """Keep only every so many pictures: raised while the worker sheds load."""
         rate = spec.frame_rate or spec.max_rate
@@ -142,7 +141,7 @@ class Rung(threading.Thread):
         elif not self._guarded:
             self._release(shot.pts)
         if idr:
-            self._begin_segment(shot.pts)
+            self._budget.begin(shot.pts)
         if self._encoder is None and not (idr and self._open(shot.colour)):
             self.dropped += 1
             return
@@ -175,18 +174,11 @@ class Rung(threading.Thread):
     def _affordable(self, pts: int) -> bool:
         return not self._guarded or self._budget.allows(pts)
 
-    def _begin_segment(self, pts: int) -> None:
-        """An IDR comes."""
-        left_out = self._budget.left_out
-        share = self._budget.begin(pts)
-        if share:
-            self._floor.learn(share, left_out)
-
     def _open(self, colour: Colour) -> bool:
         while self._candidates:
             name = self._candidates[0]
             try:
-                self._encoder = Encoder(self.spec, name, colour, min_qp=self._floor.qp)
+                self._encoder = Encoder(self.spec, name, colour)
             except EncoderError as error:
                 self._candidates.popleft()
                 self._output.notice("encoder_unusable", f"{self.spec.name}: {error.text}", name)

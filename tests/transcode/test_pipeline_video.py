@@ -209,7 +209,7 @@ def test_an_encoder_that_fails_in_mid_stream_is_replaced_at_the_next_cut(
     class Failing(real):  # type: ignore[valid-type,misc]
         """A test substitute: `h264_substitute` is libx264 that fails at its 20th picture."""
 
-        def __init__(self, spec: Any, name: str, colour: Any, *, min_qp: int) -> None:
+        def __init__(self, spec: Any, name: str, colour: Any) -> None:
             super().__init__(spec, "libx264", colour)
             self.name = name
             self.left = 20 if name == "h264_substitute" else 1 << 30

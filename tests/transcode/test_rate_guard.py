@@ -20,7 +20,7 @@ RATE = 400_000
 class Wasteful:
     """A named substitute for libsvtav1: ten times the bits of its target."""
 
-    def __init__(self, spec: VideoEncode, name: str, colour: Any, *, min_qp: int) -> None:
+    def __init__(self, spec: VideoEncode, name: str, colour: Any) -> None:
         self.name = name
         self.track = None
 
