@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from fractions import Fraction
-from typing import Any, cast
+from typing import cast
 
-import av
 import pytest
+from encoded import RATE, aac_track, avc_track
+from pool_double import PoolDouble
 
 from control.broadcast import Broadcast, State
 from control.describe import describe
@@ -16,64 +16,20 @@ from control.planning import Planning, ladder_of
 from control.session import Session
 from control.stream_settings import StreamSettings
 from ingest.ports import EndReason, PublishRequest, StopReason
-from media.codecs import audio_track, video_track
 from media.cut import Cut
 from media.errors import Refused
 from media.packet import Gap, Packet
-from media.track import Codec, Track
+from media.track import Track
 from packager.presentation import Presentation
 from packager.settings import PackagerSettings
-from transcode.plan import Plan
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
-
-RATE = 25
-
-
-class JobDouble:
-    """Stands where a transcoder's job would: keeps what is written."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-        self.plans: list[Plan] = []
-        self.closed = False
-
-    def write(self, item: Any) -> None:
-        self.items.append(item)
-
-    def change(self, plan: Plan) -> None:
-        self.plans.append(plan)
-
-    async def close(self, drain: bool) -> None:
-        self.closed = True
-
-
-class PoolDouble:
-    def __init__(self) -> None:
-        self.job = JobDouble()
-
-    async def open(self, plan: Plan, sink: Any, *, name: str) -> JobDouble:
-        self.job.plans.append(plan)
-        return self.job
 
 
 @pytest.fixture(scope="module")
 def sources() -> tuple[Track, Track]:
     """A real H.264 and a real AAC configuration."""
-    video = av.CodecContext.create("libx264", "w")
-    video.width, video.height, video.pix_fmt = 640, 368, "yuv420p"
-    video.time_base, video.framerate = Fraction(1, RATE), Fraction(RATE)
-    video.flags |= av.codec.context.Flags.global_header
-    video.open()
-    audio = av.CodecContext.create("aac", "w")
-    audio.sample_rate, audio.layout, audio.format = 48_000, "stereo", "fltp"
-    audio.flags |= av.codec.context.Flags.global_header
-    audio.open()
-    from media.codecs import h264, nal
-
-    nals = nal.split_annexb(bytes(video.extradata or b""))
-    record = h264.build_avcc([n for n in nals if h264.nal_type(n) == 7], [n for n in nals if h264.nal_type(n) == 8])
-    return video_track(0, Codec.H264, record), audio_track(100, Codec.AAC, bytes(audio.extradata or b""))
+    return avc_track(), aac_track()
 
 
 class Bench:

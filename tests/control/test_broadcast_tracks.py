@@ -8,8 +8,9 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any, cast
 
-import av
 import pytest
+from encoded import RATE, aac_track, avc_track
+from pool_double import PoolDouble
 
 from control.broadcast import Broadcast, State
 from control.broadcasts import Broadcasts
@@ -21,7 +22,7 @@ from control.session import Session
 from control.stream_settings import StreamSettings
 from ingest.ports import EndReason, PublishRequest, StopReason
 from ingest.settings import LimitSettings
-from media.codecs import audio_track, h264, nal, opus, video_track
+from media.codecs import audio_track, opus
 from media.cut import Cut
 from media.packet import Packet
 from media.track import Codec, Track
@@ -30,34 +31,6 @@ from packager.settings import PackagerSettings
 from transcode.plan import Plan
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
-
-RATE = 25
-
-
-class JobDouble:
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-        self.plans: list[Plan] = []
-
-    def write(self, item: Any) -> None:
-        self.items.append(item)
-
-    def change(self, plan: Plan) -> None:
-        self.plans.append(plan)
-        self.items.append(plan)
-
-    async def close(self, drain: bool) -> None:
-        pass
-
-
-class PoolDouble:
-    def __init__(self) -> None:
-        self.job = JobDouble()
-        self.settings = TranscodeSettings()
-
-    async def open(self, plan: Plan, sink: Any, *, name: str) -> JobDouble:
-        self.job.plans.append(plan)
-        return self.job
 
 
 class Bench:
@@ -92,33 +65,14 @@ class Bench:
         return [r.name for r in self.presentation.renditions]
 
 
-def avc(track_id: int, width: int, height: int) -> Track:
-    encoder = av.CodecContext.create("libx264", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-    encoder.time_base, encoder.framerate = Fraction(1, RATE), Fraction(RATE)
-    encoder.flags |= av.codec.context.Flags.global_header
-    encoder.open()
-    nals = nal.split_annexb(bytes(encoder.extradata or b""))
-    record = h264.build_avcc([n for n in nals if h264.nal_type(n) == 7], [n for n in nals if h264.nal_type(n) == 8])
-    return video_track(track_id, Codec.H264, record)
-
-
-def aac(track_id: int, rate: int = 48_000, language: str = "und") -> Track:
-    encoder = av.CodecContext.create("aac", "w")
-    encoder.sample_rate, encoder.layout, encoder.format = rate, "stereo", "fltp"
-    encoder.flags |= av.codec.context.Flags.global_header
-    encoder.open()
-    return audio_track(track_id, Codec.AAC, bytes(encoder.extradata or b""), language=language)
-
-
 @pytest.fixture(scope="module")
 def big() -> Track:
-    return avc(0, 640, 480)
+    return avc_track(0, 640, 480)
 
 
 @pytest.fixture(scope="module")
 def small() -> Track:
-    return avc(1, 480, 360)
+    return avc_track(1, 480, 360)
 
 
 def pictures(track: Track, start_s: float, seconds: float, gop: int = 50) -> list[Packet]:
@@ -135,7 +89,7 @@ def sounds(track: Track, start_s: float, seconds: float, samples: int = 1024) ->
 
 async def test_each_language_is_a_rendition_with_a_name_of_its_own(big: Track) -> None:
     bench = Bench()
-    audio = [aac(100, language="eng"), aac(101, language="eng"), aac(102, language="deu")]
+    audio = [aac_track(100, language="eng"), aac_track(101, language="eng"), aac_track(102, language="deu")]
     await bench.feed(pictures(big, 0, 5), *(sounds(a, 0, 5) for a in audio))
     found = [r for r in bench.presentation.renditions if r.name.startswith("audio")]
     assert [(r.name, r.language, r.label, r.default, r.passthrough) for r in found] == [
@@ -148,9 +102,9 @@ async def test_each_language_is_a_rendition_with_a_name_of_its_own(big: Track) -
 
 async def test_settings_of_the_stream_name_the_audio_tracks_also_on_air(big: Track) -> None:
     bench = Bench()
-    await bench.feed(pictures(big, 0, 3), sounds(aac(100), 0, 3), sounds(aac(101), 0, 3))
+    await bench.feed(pictures(big, 0, 3), sounds(aac_track(100), 0, 3), sounds(aac_track(101), 0, 3))
     bench.broadcast.use(bench.planner(("240p",), audio_tracks=("fr:", "de:Kommentar")))
-    await bench.feed(pictures(big, 3, 3, gop=25), sounds(aac(100), 3, 3), sounds(aac(101), 3, 3))
+    await bench.feed(pictures(big, 3, 3, gop=25), sounds(aac_track(100), 3, 3), sounds(aac_track(101), 3, 3))
     found = [(r.language, r.label) for r in bench.presentation.renditions if r.name.startswith("audio")]
     assert found == [("fr", "French"), ("de", "Kommentar")]
     assert not any(cut.discontinuity for cut in bench.cuts)
@@ -159,7 +113,7 @@ async def test_settings_of_the_stream_name_the_audio_tracks_also_on_air(big: Tra
 async def test_opus_beside_aac_is_encoded_and_the_aac_is_not(big: Track) -> None:
     bench = Bench()
     second = audio_track(101, Codec.OPUS, opus.build_head(opus.OpusHead(2)))
-    await bench.feed(pictures(big, 0, 3), sounds(aac(100), 0, 3), sounds(second, 0, 3, 960))
+    await bench.feed(pictures(big, 0, 3), sounds(aac_track(100), 0, 3), sounds(second, 0, 3, 960))
     plan = bench.broadcast.plan
     assert [(e.name, e.track_id) for e in plan.audio] == [("audio-2", 101)]
     assert (100, "audio") in plan.passed
@@ -167,16 +121,16 @@ async def test_opus_beside_aac_is_encoded_and_the_aac_is_not(big: Track) -> None
 
 async def test_a_second_language_that_comes_late_breaks_nothing(big: Track) -> None:
     bench = Bench()
-    await bench.feed(pictures(big, 0, 3), sounds(aac(100), 0, 3))
+    await bench.feed(pictures(big, 0, 3), sounds(aac_track(100), 0, 3))
     assert bench.names == ["source", "240p", "audio"]
-    await bench.feed(pictures(big, 3, 4, gop=25), sounds(aac(100), 3, 4), sounds(aac(101), 3, 4))
+    await bench.feed(pictures(big, 3, 4, gop=25), sounds(aac_track(100), 3, 4), sounds(aac_track(101), 3, 4))
     assert bench.names == ["source", "240p", "audio", "audio-2"]
     assert not any(cut.discontinuity for cut in bench.cuts)
 
 
 async def test_the_publishers_ladder_is_passed_on_and_not_encoded_again(big: Track, small: Track) -> None:
     bench = Bench(("360p", "240p"))
-    await bench.feed(pictures(big, 0, 7), pictures(small, 0, 7), sounds(aac(100), 0, 7))
+    await bench.feed(pictures(big, 0, 7), pictures(small, 0, 7), sounds(aac_track(100), 0, 7))
     shown = [(r.name, r.passthrough, r.height) for r in bench.presentation.renditions]
     assert shown == [("source", True, 480), ("360p", True, 360), ("240p", False, 240), ("audio", True, 0)]
     assert {i.track.id for i in bench.pool.job.items if isinstance(i, Packet)} == {0, 100}
@@ -186,14 +140,16 @@ async def test_the_publishers_ladder_is_passed_on_and_not_encoded_again(big: Tra
 
 async def test_the_largest_is_the_source_whatever_its_number(big: Track, small: Track) -> None:
     bench = Bench(())
-    await bench.feed(pictures(replace(small, id=0), 0, 3), pictures(replace(big, id=1), 0, 3), sounds(aac(100), 0, 3))
+    await bench.feed(
+        pictures(replace(small, id=0), 0, 3), pictures(replace(big, id=1), 0, 3), sounds(aac_track(100), 0, 3)
+    )
     assert bench.broadcast.plan.source == 1
     assert dict(bench.broadcast.plan.passed) == {1: "source", 0: "360p", 100: "audio"}
 
 
 async def test_tracks_whose_keyframes_lie_apart_leave_the_first_one_alone(big: Track, small: Track) -> None:
     bench = Bench(("360p",))
-    await bench.feed(pictures(big, 0, 11), pictures(small, 0, 11, gop=70), sounds(aac(100), 0, 11))
+    await bench.feed(pictures(big, 0, 11), pictures(small, 0, 11, gop=70), sounds(aac_track(100), 0, 11))
     assert dict(bench.broadcast.plan.passed) == {0: "source", 100: "audio"}
     assert [e.name for e in bench.broadcast.plan.video] == ["360p"]
     assert any("do not lie together" in notice for notice in describe(bench.broadcast)["notices"])
@@ -203,8 +159,8 @@ async def test_tracks_whose_keyframes_lie_apart_leave_the_first_one_alone(big: T
 
 async def test_another_size_begins_at_its_keyframe_as_a_discontinuity(big: Track, small: Track) -> None:
     bench = Bench(("360p", "240p"))
-    await bench.feed(pictures(big, 0, 3), sounds(aac(100), 0, 3))
-    await bench.feed(pictures(replace(small, id=0), 3, 3), sounds(aac(100), 3, 3))
+    await bench.feed(pictures(big, 0, 3), sounds(aac_track(100), 0, 3))
+    await bench.feed(pictures(replace(small, id=0), 3, 3), sounds(aac_track(100), 3, 3))
     broken = [cut for cut in bench.cuts if cut.discontinuity]
     assert [(cut.pts, cut.reason) for cut in broken] == [(270_000, "config_change")]
     await asyncio.sleep(0.9)
@@ -213,18 +169,18 @@ async def test_another_size_begins_at_its_keyframe_as_a_discontinuity(big: Track
 
 async def test_other_audio_parameters_are_a_discontinuity_at_the_next_cut(big: Track) -> None:
     bench = Bench()
-    await bench.feed(pictures(big, 0, 3), sounds(aac(100), 0, 3))
-    await bench.feed(pictures(big, 3, 4, gop=25), sounds(aac(100, 44_100), 3, 4))
+    await bench.feed(pictures(big, 0, 3), sounds(aac_track(100), 0, 3))
+    await bench.feed(pictures(big, 3, 4, gop=25), sounds(aac_track(100, 44_100), 3, 4))
     assert [cut.reason for cut in bench.cuts if cut.discontinuity] == ["config_change"]
     assert bench.broadcast.plan.renditions[-1].name == "audio"
 
 
 async def test_another_ladder_takes_effect_at_the_next_cut_and_not_before(big: Track) -> None:
     bench = Bench(("360p", "240p"))
-    await bench.feed(pictures(big, 0, 3), sounds(aac(100), 0, 3))
+    await bench.feed(pictures(big, 0, 3), sounds(aac_track(100), 0, 3))
     bench.broadcast.use(bench.planner(("360p",)))
     assert bench.names == ["source", "360p", "240p", "audio"]
-    await bench.feed(pictures(big, 4, 2), sounds(aac(100), 4, 2))
+    await bench.feed(pictures(big, 4, 2), sounds(aac_track(100), 4, 2))
     changed = next(n for n, i in enumerate(bench.pool.job.items) if isinstance(i, Plan))
     assert isinstance(bench.pool.job.items[changed + 1], Cut)
     assert not any(cut.discontinuity for cut in bench.cuts)
@@ -235,9 +191,9 @@ async def test_another_ladder_takes_effect_at_the_next_cut_and_not_before(big: T
 
 async def test_the_same_ladder_again_changes_nothing(big: Track) -> None:
     bench = Bench()
-    await bench.feed(pictures(big, 0, 3), sounds(aac(100), 0, 3))
+    await bench.feed(pictures(big, 0, 3), sounds(aac_track(100), 0, 3))
     bench.broadcast.use(bench.planner(("240p",)))
-    await bench.feed(pictures(big, 4, 3), sounds(aac(100), 4, 3))
+    await bench.feed(pictures(big, 4, 3), sounds(aac_track(100), 4, 3))
     assert len(bench.pool.job.plans) == 1
 
 
@@ -294,7 +250,7 @@ async def test_a_broadcast_that_a_limit_ends_in_the_tick_leaves_the_others_on_ai
 
 async def test_what_the_worker_says_reaches_the_operator(big: Track) -> None:
     bench = Bench()
-    await bench.feed(pictures(big, 0, 1), sounds(aac(100), 0, 1))
+    await bench.feed(pictures(big, 0, 1), sounds(aac_track(100), 0, 1))
     for _ in range(3):
         bench.broadcast.stats({"notice": "1.0 s behind real time: 240p left out.", "speed_ratio": 0.8})
     shown = describe(bench.broadcast)
@@ -304,7 +260,7 @@ async def test_what_the_worker_says_reaches_the_operator(big: Track) -> None:
 
 async def test_sound_that_comes_before_the_first_picture_of_its_time_is_kept(big: Track) -> None:
     bench = Bench()
-    heard, seen = sounds(aac(100), 0, 5), pictures(big, 0, 5)
+    heard, seen = sounds(aac_track(100), 0, 5), pictures(big, 0, 5)
     for packet in [*heard[:10], *seen[:5], *heard[10:], *seen[5:]]:
         bench.session.write(packet)
     await asyncio.sleep(0)
@@ -316,7 +272,7 @@ async def test_sound_that_comes_before_the_first_picture_of_its_time_is_kept(big
 
 async def test_video_that_stops_and_returns_leaves_the_sound_whole(big: Track) -> None:
     bench = Bench(())
-    await bench.feed(pictures(big, 0, 5), pictures(big, 11, 6), sounds(aac(100), 0, 17))
+    await bench.feed(pictures(big, 0, 5), pictures(big, 11, 6), sounds(aac_track(100), 0, 17))
     segments = [s for s in bench.presentation.windows["audio"].segments if not s.gap]
     numbers = [s.msn for s in bench.presentation.windows["audio"].segments]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
-import av
+from encoded import RATE, avc_clip
 
 from control.broadcasts import Broadcasts
 from control.keys import Grant
@@ -15,45 +14,13 @@ from control.planning import Planning
 from control.session import Session
 from control.stream_settings import StreamSettings
 from ingest.ports import PublishRequest, StopReason
-from media.codecs import h264, nal
-from media.codecs.tracks import video_track
-from media.packet import Packet
-from media.track import Codec
 from packager.settings import PackagerSettings
 from transcode.device import CPU, Device
 from transcode.hardware import Hardware, Trial
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
 
-RATE = 25
 GPU = "cuda:7"
-
-
-def clip(seconds: int) -> list[Packet]:
-    """A small H.264 stream with an IDR every two seconds."""
-    encoder: Any = av.CodecContext.create("libx264", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = 640, 368, "yuv420p"
-    encoder.time_base, encoder.framerate, encoder.gop_size = Fraction(1, RATE), Fraction(RATE), 2 * RATE
-    encoder.max_b_frames = 0
-    encoder.options = {"preset": "ultrafast", "x264-params": "scenecut=0"}
-    encoder.flags |= av.codec.context.Flags.global_header
-    encoder.open()
-    nals = nal.split_annexb(bytes(encoder.extradata))
-    sps, pps = ([n for n in nals if h264.nal_type(n) == kind] for kind in (7, 8))
-    track = video_track(0, Codec.H264, h264.build_avcc(sps, pps), frame_rate=Fraction(RATE))
-    coded = []
-    for number in range(seconds * RATE):
-        picture = av.VideoFrame(640, 368, "yuv420p")
-        for plane in picture.planes:
-            plane.update(bytes([number % 200 + 20]) * plane.buffer_size)
-        picture.pts = number
-        coded += encoder.encode(picture)
-    coded += encoder.encode(None)
-    return [
-        Packet(track, p.pts * 3600, p.pts * 3600, 3600, p.is_keyframe,
-               b"".join(len(n).to_bytes(4, "big") + n for n in nal.split_annexb(bytes(p))))
-        for p in coded
-    ]  # fmt: skip
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -85,7 +52,7 @@ async def test_an_encoder_that_is_gone_is_replaced_told_and_avoided() -> None:
     broadcast.attach(session)
     try:
         async with asyncio.timeout(60):
-            packets = clip(8)
+            packets = avc_clip(8 * RATE, 2 * RATE)
             for packet in packets[: 4 * RATE]:
                 session.write(packet)
             await until(lambda: any("240p" in n and "cannot be opened" in n for n in broadcast.notices))

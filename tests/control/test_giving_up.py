@@ -8,11 +8,9 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
-from typing import Any
 
-import av
 import pytest
+from encoded import STEP, avc_clip
 
 from control import giving_up
 from control.broadcast import Broadcast, State
@@ -22,8 +20,7 @@ from control.planning import Planning
 from control.session import Session
 from control.stream_settings import StreamSettings
 from ingest.ports import EndReason, PublishRequest
-from media.codecs import h264, nal
-from media.codecs.tracks import audio_track, video_track
+from media.codecs import audio_track
 from media.packet import Packet
 from media.track import Codec, Track
 from packager.presentation import Presentation
@@ -31,35 +28,7 @@ from packager.settings import PackagerSettings
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
 
-RATE = 25
 SETTINGS = TranscodeSettings(shed=False, thumbnails=False, nice=0, x264_preset="ultrafast", admission=0)
-
-
-def clip(gop: int) -> list[Packet]:
-    """A GOP of a small H.264 stream."""
-    encoder: Any = av.CodecContext.create("libx264", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = 640, 368, "yuv420p"
-    encoder.time_base, encoder.framerate, encoder.gop_size = Fraction(1, RATE), Fraction(RATE), gop
-    encoder.max_b_frames = 0
-    encoder.options = {"preset": "ultrafast", "x264-params": "scenecut=0"}
-    encoder.flags |= av.codec.context.Flags.global_header
-    encoder.open()
-    nals = nal.split_annexb(bytes(encoder.extradata))
-    sps, pps = ([n for n in nals if h264.nal_type(n) == kind] for kind in (7, 8))
-    track = video_track(0, Codec.H264, h264.build_avcc(sps, pps), frame_rate=Fraction(RATE))
-    coded = []
-    for number in range(gop):
-        picture = av.VideoFrame(640, 368, "yuv420p")
-        for plane in picture.planes:
-            plane.update(bytes([number % 200 + 20]) * plane.buffer_size)
-        picture.pts = number
-        coded += encoder.encode(picture)
-    coded += encoder.encode(None)
-    return [
-        Packet(track, p.pts * 3600, p.pts * 3600, 3600, p.is_keyframe,
-               b"".join(len(n).to_bytes(4, "big") + n for n in nal.split_annexb(bytes(p))))
-        for p in coded
-    ]  # fmt: skip
 
 
 @dataclass
@@ -115,14 +84,14 @@ async def bench(gop: int, rungs: str = "always") -> AsyncIterator[Bench]:
         "b", "s", Presentation("p", PackagerSettings()), pool, planner,
         segment_s=2, reconnect_window_s=30, on_end=lambda ended: None, rungs=rungs,
     )  # fmt: skip
-    packets = clip(gop)
+    packets = avc_clip(gop, gop)
 
     def source() -> Iterator[Packet]:
         at = 0
         while True:
             for p in packets:
                 yield replace(p, pts=p.pts + at, dts=p.dts + at)
-            at += gop * 3600
+            at += gop * STEP
 
     session = Session(broadcast, PublishRequest("rtmp", "k", "192.0.2.1", 1), "key")
     broadcast.attach(session)
