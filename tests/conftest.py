@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from live_server import Server, new_server
+from live_server import Server, running
 
 settings.register_profile("headrace", deadline=None)  # a busy machine is no failure
 settings.load_profile("headrace")
@@ -31,20 +31,12 @@ def _take_back() -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """A fresh server for one test; the test may have ended it already."""
-    it = new_server(tmp_path / "data")
-    it.start()
-    try:
+    with running(tmp_path / "data") as it:
         yield it
-    finally:
-        it.stop()
 
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the tests of a file that do not harm it."""
-    it = new_server(tmp_path_factory.mktemp("headrace") / "data")
-    it.start()
-    try:
+    with running(tmp_path_factory.mktemp("headrace") / "data") as it:
         yield it
-    finally:
-        it.stop()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from captioned import captioned
 from live_server import Server, ended, wait_for
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
+from watching import chromium
 
 pytestmark = pytest.mark.e2e
-
-CHROMIUM = shutil.which("chromium") or ""
 
 PIXELS = """() => {
   const v = document.querySelector('video');
@@ -37,15 +35,8 @@ LOUDNESS = """async () => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("chromium is not installed")
-    with sync_playwright() as p:
-        it = p.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu"],
-        )
+    with chromium() as it:
         yield it
-        it.close()
 
 
 BOTH = pytest.mark.parametrize("query", ["", "?dash=1"], ids=["hls.js", "dash.js"])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 from live_server import Server
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+from watching import chromium
 
 pytestmark = pytest.mark.e2e
 
@@ -16,8 +15,7 @@ HOSTILE = "<img src=x onerror=document.title='taken'>"
 
 def test_streams_and_keys_are_looked_after_in_the_dashboard(shared_server: Server) -> None:
     server = shared_server
-    with sync_playwright() as kit:
-        browser = kit.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page()
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -48,6 +46,5 @@ def test_streams_and_keys_are_looked_after_in_the_dashboard(shared_server: Serve
         page.get_by_label("remove camera").click()
         expect(page.get_by_label("keys of camera")).to_have_count(0)
         expect(page.locator("#keys")).to_be_hidden()
-        browser.close()
     assert server.cli("stream", "list") == []
     assert errors == []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hls_reader import variants
-from live_server import Server, new_server, wait_for
+from live_server import Server, running, wait_for
 from rtmp_double import Script
 from rtmp_publisher import Tag, encode
 
@@ -76,12 +76,8 @@ class Encoder(threading.Thread):
 
 @pytest.fixture
 def draining(tmp_path: Path) -> Iterator[Server]:
-    it = new_server(tmp_path / "data", rtmp__reconnect_url=ELSEWHERE, transcode__warm_spare="false")
-    it.start()
-    try:
+    with running(tmp_path / "data", rtmp__reconnect_url=ELSEWHERE, transcode__warm_spare="false") as it:
         yield it
-    finally:
-        it.stop()
 
 
 def test_names_of_audio_tracks_and_a_drain(draining: Server, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -10,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from hls_reader import Recording, decode_errors, frames, record, update, variants
-from live_server import Server, ended, new_server, wait_for
+from live_server import Server, ended, running, wait_for
+from watching import chromium
 
 pytestmark = pytest.mark.e2e
 
 X264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-sc_threshold", "0")
-CHROMIUM = shutil.which("chromium") or ""
 
 
 def picture(size: str, rate: int = 25) -> tuple[str, ...]:
@@ -135,41 +134,28 @@ def own_ladder(tmp_path: Path) -> Iterator[Server]:
     """A server with a ladder of its own in its TOML."""
     rungs = "[[transcode.ladders.rungs]]\nheight = 144\nbitrate = 200_000\nframe_rate = 15\n"
     (tmp_path / "headrace.toml").write_text(f'[[transcode.ladders]]\nname = "tiny"\n{rungs}')
-    it = new_server(tmp_path / "data")
-    it.start("--config", str(tmp_path / "headrace.toml"))
-    try:
+    with running(tmp_path / "data", "--config", str(tmp_path / "headrace.toml")) as it:
         yield it
-    finally:
-        it.stop()
 
 
 def test_a_ladder_changed_on_air_breaks_no_viewer(own_ladder: Server) -> None:
-    from playwright.sync_api import sync_playwright
-
-    if not CHROMIUM:
-        pytest.skip("chromium is not installed")
     server = own_ladder
     made = server.add("change", ladder=["240p"])
     source = (*picture("640x360"), *tone(440), *X264, "-g", "50", "-c:a", "aac", "-f", "flv")
-    flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu"]
-    with ended(server.push(made["urls"]["rtmp"], *source, log="change.log")), sync_playwright() as p:
+    with ended(server.push(made["urls"]["rtmp"], *source, log="change.log")), chromium() as browser:
         server.wait_on_air("change")
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
-        try:
-            page = browser.new_page()
-            page.goto(f"{server.edge}/watch/change")
-            clock = "document.querySelector('video') ? document.querySelector('video').currentTime : 0"
-            wait_for(lambda: page.evaluate(clock) > 1, 25, "the player plays")
-            server.cli("stream", "set", "change", "ladder=tiny")
+        page = browser.new_page()
+        page.goto(f"{server.edge}/watch/change")
+        clock = "document.querySelector('video') ? document.querySelector('video').currentTime : 0"
+        wait_for(lambda: page.evaluate(clock) > 1, 25, "the player plays")
+        server.cli("stream", "set", "change", "ladder=tiny")
 
-            def listed() -> list[str]:
-                return [v.uri.partition("/")[0] for v in variants(server.playlist("/live/change/index.m3u8"))[0]]
+        def listed() -> list[str]:
+            return [v.uri.partition("/")[0] for v in variants(server.playlist("/live/change/index.m3u8"))[0]]
 
-            wait_for(lambda: listed() == ["source", "144p"], 15, "the new rung is there and the old one gone")
-            before = page.evaluate(clock)
-            wait_for(lambda: page.evaluate(clock) > before + 4, 12, "the player plays on")
-        finally:
-            browser.close()
+        wait_for(lambda: listed() == ["source", "144p"], 15, "the new rung is there and the old one gone")
+        before = page.evaluate(clock)
+        wait_for(lambda: page.evaluate(clock) > before + 4, 12, "the player plays on")
         recording = Recording()
         update(recording, server, f"{server.edge}/live/change/source/media.m3u8")
         assert not recording.discontinuities

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from live_server import Server, ended, new_server, wait_for
+from live_server import Server, ended, running, wait_for
 from playwright.sync_api import Browser
 from small_source import small
 from tcp_relay import TcpRelay
@@ -27,12 +27,8 @@ RELAY = Path(__file__).parents[1] / "support" / "lossy_relay.py"
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    it = new_server(tmp_path_factory.mktemp("headrace") / "data", limits__idle_timeout_s=str(IDLE_S))
-    it.start()
-    try:
+    with running(tmp_path_factory.mktemp("headrace") / "data", limits__idle_timeout_s=str(IDLE_S)) as it:
         yield it
-    finally:
-        it.stop()
 
 
 @pytest.fixture(scope="module")

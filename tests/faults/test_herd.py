@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from live_server import Server, ended, new_server
+from live_server import Server, ended, running
 from small_source import small
 
 pytestmark = pytest.mark.e2e
@@ -21,14 +21,9 @@ ROUNDS = 8
 @pytest.fixture(scope="module")
 def one_edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with one edge worker, so that every request of the crowd meets the same cache."""
-    server = new_server(
-        tmp_path_factory.mktemp("headrace") / "data", edge__workers="1", edge__requests_per_s_per_address="0"
-    )
-    server.start()
-    try:
+    data = tmp_path_factory.mktemp("headrace") / "data"
+    with running(data, edge__workers="1", edge__requests_per_s_per_address="0") as server:
         yield server
-    finally:
-        server.stop()
 
 
 class Viewer:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_server import Server, ended, new_server, wait_for
+from live_server import Server, ended, running, wait_for
 from small_source import small
 
 pytestmark = pytest.mark.e2e
@@ -35,14 +35,9 @@ HEADS = {
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with short patience."""
-    server = new_server(
-        tmp_path_factory.mktemp("headrace") / "data", limits__handshake_timeout_s="3", edge__head_timeout_s="3"
-    )
-    server.start()
-    try:
+    data = tmp_path_factory.mktemp("headrace") / "data"
+    with running(data, limits__handshake_timeout_s="3", edge__head_timeout_s="3") as server:
         yield server
-    finally:
-        server.stop()
 
 
 class Cadence:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from live_server import Server, ended, new_server, wait_for
+from live_server import Server, ended, new_server, running, wait_for
 from small_source import small
 
 pytestmark = pytest.mark.e2e
@@ -45,9 +45,7 @@ def _first(text: str) -> int:
 
 
 def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
-    server = new_server(tmp_path / "data", transcode__stall_timeout_s="2")
-    server.start()
-    try:
+    with running(tmp_path / "data", transcode__stall_timeout_s="2") as server:
         url = server.add("stall", ladder=["240p"])["urls"]["rtmp"]
         with ended(server.push(url, *small("480x270"))):
             text = server.wait_on_air("stall")
@@ -61,8 +59,6 @@ def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
             wait_for(lambda: not _alive(pid), 5, "the worker is gone")
             print("rung grew within", round(grows(server, path, 15), 1), "s of its replacement")
             assert "source" in server.playlist("/live/stall/index.m3u8")
-    finally:
-        server.stop()
 
 
 def test_an_edge_worker_killed_under_its_viewers_is_replaced(server: Server) -> None:

@@ -4,44 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from browser_camera import SWITCHES, camera
 from hls_reader import Recording, update, variants
-from live_server import Server, new_server, wait_for
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from live_server import Server, running, wait_for
+from playwright.sync_api import Browser, Error, Page
+from watching import chromium
 from whip_road import road
 
 pytestmark = pytest.mark.e2e
-CHROMIUM = shutil.which("chromium") or ""
 
 
 @pytest.fixture(scope="module")
 def whip_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One that gives a silent session up soon."""
-    it = new_server(
-        tmp_path_factory.mktemp("headrace") / "data",
-        transcode__ladder="none",
-        whip__addresses='["127.0.0.1"]',
-        whip__session_timeout_s="3",
-    )
-    it.start()
-    try:
+    data = tmp_path_factory.mktemp("headrace") / "data"
+    settings = {"transcode__ladder": "none", "whip__addresses": '["127.0.0.1"]', "whip__session_timeout_s": "3"}
+    with running(data, **settings) as it:
         yield it
-    finally:
-        it.stop()
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("chromium is not installed")
-    with sync_playwright() as driver:
-        it = driver.chromium.launch(executable_path=CHROMIUM, args=[*SWITCHES])
+    with chromium(SWITCHES) as it:
         yield it
-        it.close()
 
 
 def go_live(server: Server, page: Page, key: str) -> None:

@@ -176,6 +176,17 @@ def new_server(data: Path, **settings: str) -> Server:
 
 
 @contextlib.contextmanager
+def running(data: Path, *arguments: str, **settings: str) -> Iterator[Server]:
+    """A server for the length of the block, which may end it itself."""
+    server = new_server(data, **settings)
+    server.start(*arguments)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Kill the process at the end of the block, whatever happened."""
     try:

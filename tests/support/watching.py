@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+PLAYS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu")
 WATCH = """() => {
   const v = document.querySelector('video');
   let time = v.currentTime, at = performance.now();
@@ -25,17 +26,13 @@ WATCH = """() => {
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """A browser that plays without being asked."""
+def chromium(switches: Sequence[str] = PLAYS) -> Iterator[Browser]:
+    """A browser for the length of the block; one that plays without being asked, if nothing else is said."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("chromium is not installed")
-    with sync_playwright() as p:
-        it = p.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu"]
-        )
+    with sync_playwright() as driver, driver.chromium.launch(executable_path=path, args=[*switches]) as it:
         yield it
-        it.close()
 
 
 @dataclass
