@@ -14,9 +14,10 @@ from edge.access import Grant
 from edge.connection import HIGH_WATER_BYTES, LINGER_S
 from edge.entry import Entry, Fields
 from edge.h2 import frames, hpack
-from edge.h2.core import Core, Stream
+from edge.h2.core import Core
 from edge.h2.frames import Broken, Code
 from edge.h2.request import Malformed
+from edge.h2.sending import Stream
 from edge.reader import Buffer, Reader
 from edge.request import Bad, Request
 from media.errors import ProtocolError

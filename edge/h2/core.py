@@ -8,8 +8,8 @@
 | sending  | HEADERS without           | END_STREAM (then asked); a body is refused              |
 | closed   | the rest                  |                                                         |
 
-Priorities are read over: answers take turns of one frame each, so that a playlist overtakes a segment anyway.
-What a client can make us do without asking for anything is counted, and too much of it ends the connection.
+Priorities are read over (how answers take turns is in `edge.h2.sending`). What a client can make us do without asking
+for anything is counted, and too much of it ends the connection.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Protocol
 
 from edge.h2 import frames, hpack
 from edge.h2.frames import Broken, Code, Flag, Kind, Setting
+from edge.h2.sending import RECENT, Sender, Stream
 
 MAX_STREAMS = 128
 """Requests under way at once: a low-latency player needs about six; RFC 9113 6.5.2 advises at least 100."""
@@ -28,11 +29,6 @@ NUISANCE_BURST = 400.0
 NUISANCE_PER_S = 40.0
 """Frames that cost us and ask for nothing, over a burst: PING, SETTINGS, PRIORITY, empty or late DATA, and
 requests taken back before their answer (CVE-2023-44487, CVE-2019-9512 to 9518)."""
-
-RECENT = 32
-"""Streams of which is remembered that we ended them: what was on its way is no breach (5.1)."""
-
-Buffer = bytes | memoryview
 
 
 class Handler(Protocol):
@@ -55,54 +51,26 @@ class Handler(Protocol):
         ...
 
 
-class Stream:
-    """A stream that could not be answered whole at once."""
-
-    __slots__ = ("asked", "ending", "number", "owner", "queue", "queued", "window")
-
-    def __init__(self, number: int, window: int, *, asked: bool) -> None:
-        self.number = number
-        self.window = window
-        """Bytes that the client takes; below 0 after it made its window smaller."""
-        self.asked = asked
-        self.queue: deque[Buffer] = deque()
-        self.queued = 0
-        self.ending = False
-        """END_STREAM goes with the last of the queue."""
-        self.owner: object = None
-
-
-class Core:
+class Core(Sender):
     """See the module. `max_head`: most bytes of a header block, and of the fields in it."""
 
     def __init__(self, handler: Handler, max_head: int) -> None:
+        greeting = {
+            Setting.HEADER_TABLE_SIZE: 0,
+            Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+            Setting.MAX_HEADER_LIST_SIZE: max_head,
+            Setting.NO_RFC7540_PRIORITIES: 1,
+        }
+        super().__init__(frames.settings(greeting))
         self._handler, self._max_head = handler, max_head
         self.decoder = hpack.Decoder()
-        self.streams: dict[int, Stream] = {}
         self.last = 0
         """Highest stream seen."""
-        self.window = frames.DEFAULT_WINDOW
-        """Bytes that the connection takes."""
-        self.stream_window = frames.DEFAULT_WINDOW
-        self.frame_bytes = frames.DEFAULT_FRAME_BYTES
-        """Largest frame that the client takes."""
-        self.out: list[Buffer] = [
-            frames.settings(
-                {
-                    Setting.HEADER_TABLE_SIZE: 0,
-                    Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
-                    Setting.MAX_HEADER_LIST_SIZE: max_head,
-                    Setting.NO_RFC7540_PRIORITIES: 1,
-                }
-            )
-        ]
         self.going = False
         """GOAWAY was sent: no new requests."""
         self.failed = False
         self.frames = 0
         """Received and understood."""
-        self._ready: dict[Stream, None] = {}
-        """Streams with something to send, in the order of their turns."""
         self._buffer = b""
         self._greeted = False
         self._settled = False
@@ -110,8 +78,6 @@ class Core:
         self._block_of = 0
         self._block_ended = False
         self._block_bytes = 0
-        self._cut: deque[int] = deque(maxlen=RECENT)
-        """Streams that we ended lately, before the client did."""
         self._taken_back: deque[int] = deque(maxlen=RECENT)
         """Streams that the client reset lately."""
         self._skipped: deque[tuple[int, int]] = deque(maxlen=RECENT)
@@ -177,118 +143,10 @@ class Core:
             self.going = True
             self.out.append(frames.goaway(self.last, Code.NO_ERROR))
 
-    def open(self, number: int, *, ended: bool) -> Stream:
-        """Keep a stream that is answered later, or in pieces."""
-        stream = self.streams[number] = Stream(number, self.stream_window, asked=ended)
-        return stream
-
-    def fits(self, size: int) -> bool:
-        """Whether a whole body can go out at once, as one frame."""
-        return size <= self.frame_bytes and size <= self.window and size <= self.stream_window and not self._ready
-
-    def head(self, stream: Stream, block: bytes, *, ended: bool) -> None:
-        """Send an answer's fields; with `ended` this is all of it."""
-        self.out.append(frames.headers(stream.number, block, ended=ended, limit=self.frame_bytes))
-        if ended:
-            self._close(stream)
-
-    def data(self, stream: Stream, data: Buffer) -> None:
-        """Queue a piece of a body; `pump` sends it."""
-        if data and stream.number in self.streams:
-            stream.queue.append(data)
-            stream.queued += len(data)
-            self._ready[stream] = None
-
-    def end(self, stream: Stream) -> None:
-        """The body ends with what is queued."""
-        if stream.number in self.streams:
-            stream.ending = True
-            self._ready[stream] = None
-
-    def reset(self, number: int, code: Code) -> None:
-        """Close a stream from our side."""
-        stream = self.streams.pop(number, None)
-        if stream is not None:
-            self._ready.pop(stream, None)
-        self._cut.append(number)
-        self.out.append(frames.reset(number, code))
-
-    def pump(self, budget: int) -> list[Stream]:
-        """Move about `budget` queued bytes to `out`, as far as windows allow; the streams whose queue it emptied."""
-        emptied: list[Stream] = []
-        ready, out = self._ready, self.out
-        blocked: list[Stream] = []
-        while ready and budget > 0:
-            stream = next(iter(ready))
-            del ready[stream]
-            if not stream.queue:
-                self._finish(stream)
-                continue
-            room = min(self.frame_bytes, self.window, stream.window, stream.queued)
-            if room <= 0:
-                blocked.append(stream)
-                if self.window <= 0:
-                    break
-                continue
-            last = stream.ending and room == stream.queued
-            out.append(frames.start(room, Kind.DATA, Flag.END_STREAM if last else 0))
-            out.append(frames.number(stream.number))
-            self._move(stream, room)
-            budget -= room
-            if last:
-                self._close(stream)
-            elif stream.queue:
-                ready[stream] = None
-            else:
-                emptied.append(stream)
-        for stream in blocked:
-            ready[stream] = None
-        return emptied
-
     @property
     def partial(self) -> bool:
         """Something was begun and not ended: the greeting, a frame, a header block."""
         return bool(self._buffer or self._block_of or not self._settled)
-
-    @property
-    def sending(self) -> bool:
-        """Something is queued, be it for want of a window."""
-        return bool(self._ready)
-
-    def take(self) -> bytes:
-        """What is to be written, as one piece: it goes through TLS records, which should be full."""
-        out, self.out = self.out, []
-        return b"".join(out)
-
-    def _move(self, stream: Stream, size: int) -> None:
-        queue = stream.queue
-        stream.window -= size
-        stream.queued -= size
-        self.window -= size
-        while size:
-            piece = queue[0]
-            if len(piece) <= size:
-                self.out.append(piece)
-                size -= len(piece)
-                queue.popleft()
-            else:
-                view = memoryview(piece)
-                self.out.append(view[:size])
-                queue[0] = view[size:]
-                return
-
-    def _finish(self, stream: Stream) -> None:
-        if stream.ending:
-            self.out.append(frames.frame(Kind.DATA, Flag.END_STREAM, stream.number))
-            self._close(stream)
-
-    def _close(self, stream: Stream) -> None:
-        """Our side is done. The rest of a client's body is thrown away, up to a window: see `_data`."""
-        if self.streams.pop(stream.number, None) is not None and not stream.asked:
-            self._cut.append(stream.number)
-        self._ready.pop(stream, None)
-
-    # What a client sends.
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self._block_of and (kind != Kind.CONTINUATION or number != self._block_of):

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.h2 import core, frames, hpack, huffman
-from edge.h2.core import Core, Stream
+from edge.h2.core import Core
 from edge.h2.frames import Broken, Code, Flag, Kind, Setting
+from edge.h2.sending import Stream
 from media.errors import ProtocolError
 
 # RFC 7541 C.3 and C.4: the same three requests, plain and in Huffman codes, on one connection each.

@@ -26,6 +26,7 @@ from control.stream_settings import StreamSettings
 from edge import ranges, request, target
 from edge.h2 import core, frames, hpack
 from edge.h2 import request as h2_request
+from edge.h2.sending import Stream
 from edge.tokens import TokenGuard
 from ingest.mpegts.demuxer import Demuxer
 from ingest.mpegts.events import AccessUnit
@@ -378,11 +379,11 @@ class _Handler:
         self.core.data(opened, bytes(100))
         self.core.end(opened)
 
-    def on_ended(self, stream: core.Stream) -> None: ...
+    def on_ended(self, stream: Stream) -> None: ...
 
-    def on_body(self, stream: core.Stream) -> None: ...
+    def on_body(self, stream: Stream) -> None: ...
 
-    def on_reset(self, stream: core.Stream) -> None: ...
+    def on_reset(self, stream: Stream) -> None: ...
 
 
 @_target
