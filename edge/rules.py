@@ -146,7 +146,8 @@ class Rules:
         """Read the files again if one has changed, and say so. Broken ones leave the rules as they were."""
         try:
             paths = [self._path, *([self._geo_path] if self._geo_path is not None else ()), *self._files]
-            stamp = tuple(path.stat().st_mtime_ns for path in paths)
+            # One that is gone was perhaps named by the rules as they were, and is no more.
+            stamp = tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
             if stamp == self._stamp:
                 return False
             read = _File.model_validate(tomllib.loads(self._path.read_text("utf-8")))

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from joserfc import jwt
@@ -41,6 +42,9 @@ MAX_BYTES = 2048
 MAX_NETWORKS = 16
 LEEWAY_S = 5
 """Clocks of the signer and of the edge may differ by this."""
+
+UNREADABLE = (JoseError, ValueError, TypeError, OverflowError)
+"""What is no token, no key, or says what cannot be: a time with four hundred digits."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -74,6 +78,8 @@ class TokenGuard:
         self._path, self._required, self._prefixes, self._wall = keys, required, prefixes, wall
         self._stamp = 0
         self._keys = KeySet([])
+        self._read_keys: list[tuple[Any, float]] = []
+        """The file's keys and when each ends."""
         self._keys_end = float("inf")
         self._good: dict[str, Claims] = {}
         self.revoked = Revocations()
@@ -90,15 +96,21 @@ class TokenGuard:
             if stamp == self._stamp and now < self._keys_end:
                 return False
             found = json.loads(self._path.read_bytes())
-            ends = [float(key.get("exp", "inf")) for key in found["keys"]]
-            living = [key for key, end in zip(found["keys"], ends, strict=True) if now < end]
-            self._keys = KeySet.import_key_set({"keys": living}) if living else KeySet([])
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, JoseError) as error:
+            self._use([(key, float(key.get("exp", "inf"))) for key in found["keys"]], now)
+        except (*UNREADABLE, OSError, KeyError, AttributeError) as error:
             log.warning("token_keys_not_loaded", error=type(error).__name__, path=str(self._path))
-            return False
-        self._stamp, self._keys_end = stamp, min((end for end in ends if now < end), default=float("inf"))
+            if now < self._keys_end:
+                return False
+            self._use(self._read_keys, now)  # of those that were read before, one has ended all the same
+        else:
+            self._stamp = stamp
         self._good.clear()
         return True
+
+    def _use(self, read: list[tuple[Any, float]], now: float) -> None:
+        living = [key for key, end in read if now < end]
+        self._keys = KeySet.import_key_set({"keys": living}) if living else KeySet([])
+        self._read_keys, self._keys_end = read, min((end for _, end in read if now < end), default=float("inf"))
 
     def lasts_s(self, token: str) -> float:
         """Seconds until a token that was found good ends, by itself or with a key; 0 if it is not known."""
@@ -139,7 +151,7 @@ class TokenGuard:
         try:
             claims = jwt.decode(token, self._keys, algorithms=ALGORITHMS).claims
             found = self._read(claims)
-        except (JoseError, ValueError, TypeError):
+        except UNREADABLE:
             return None
         if len(self._good) >= MEMO:
             self._good.clear()

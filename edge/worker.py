@@ -42,6 +42,8 @@ BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel's own limit (somaxconn, 4096 by default) comes on top."""
 SPARE_FILES = 64
 """File descriptors for everything that is not a connection."""
+ORDER_BYTES = 8 * 2**20
+"""Longest order on the private socket: as many revocations as a list may have (`edge.revocation.LIMIT`)."""
 _SENT = ("upstream", "port", "tls_port", "control", "viewer_key", "fd", "tls_fd", "close")
 _PR_SET_PDEATHSIG = 1
 
@@ -122,7 +124,7 @@ class Worker:
         listeners, context = self._listen()
         control = None
         if self._orders.control:
-            control = await asyncio.start_unix_server(self._control, self._orders.control)
+            control = await asyncio.start_unix_server(self._control, self._orders.control, limit=ORDER_BYTES)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._tick()), group.create_task(self._pack_pages())]
             if context is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import os
@@ -17,6 +18,8 @@ from joserfc.jwk import OctKey
 
 from edge.revocation import LIMIT, Revocations, fingerprint
 from edge.rules import Ranges, countries
+from edge.settings import EdgeSettings
+from edge.worker import Orders, Worker
 
 KEY = OctKey.generate_key(256, {"kid": "k"})
 VIA = {"trusted_proxies": ("127.0.0.0/8",)}
@@ -89,6 +92,51 @@ async def test_a_key_ends_by_itself(make_edge: MakeEdge, origin: ScriptedOrigin,
     guard._wall = lambda: time.time() + 101
     late = token(exp=int(time.time()) + 1000)
     assert await ask(edge, f"/live/a/p?token={late}") == (403, "token_bad")
+
+
+async def test_a_key_ends_although_its_file_has_gone(
+    make_edge: MakeEdge, origin: ScriptedOrigin, tmp_path: Path
+) -> None:
+    origin.default = answer(200, b"x")
+    path = keys(tmp_path / "k", exp=int(time.time()) + 100)
+    edge = await make_edge(token_keys=path, token_required=True)
+    late = token(exp=int(time.time()) + 1000)
+    assert await ask(edge, f"/live/a/p?token={late}") == (200, "")
+    path.unlink()
+    assert edge.worker.access is not None
+    guard = edge.worker.access.tokens
+    assert guard is not None
+    assert not guard.reload()
+    assert await ask(edge, f"/live/a/p?token={late}") == (200, "")
+    guard._wall = lambda: time.time() + 101
+    assert await ask(edge, f"/live/a/p?token={late}") == (403, "token_bad")
+
+
+async def test_a_time_that_cannot_be_is_no_token(make_edge: MakeEdge, origin: ScriptedOrigin, tmp_path: Path) -> None:
+    edge = await make_edge(token_keys=keys(tmp_path / "k"), token_required=True)
+    assert await ask(edge, f"/live/a/p?token={token(exp=10**400)}") == (403, "token_bad")
+
+
+async def test_a_long_list_of_revocations_reaches_a_worker(origin: ScriptedOrigin, tmp_path: Path) -> None:
+    names = ("host", "port", "token_keys", "drain_s")
+    settings = EdgeSettings.model_validate(dict(zip(names, ("127.0.0.1", 0, keys(tmp_path / "k"), 0), strict=True)))
+    worker = Worker(Orders(settings, (origin.url,), 0, 0, str(tmp_path / "control"), "00" * 16))
+    running = asyncio.create_task(worker.run())
+    await worker.ready.wait()
+    half = LIMIT // 2
+    listed = Revocations(
+        frozenset(fingerprint(str(n)) for n in range(half)),
+        {fingerprint(str(n)): 1_700_000_000.123456 for n in range(half)},
+    )
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "control"))
+    writer.write(json.dumps({"do": "revoke", "list": listed.to_json()}).encode() + b"\n")
+    assert json.loads(await reader.readline()) == {"revoked": True}
+    assert worker.access is not None
+    assert worker.access.tokens is not None
+    assert worker.access.tokens.revoked == listed
+    writer.close()
+    worker.stop()
+    await running
 
 
 RULES = """
@@ -189,6 +237,9 @@ async def test_rules_are_read_again_and_broken_ones_change_nothing(
     assert await now_is("[all]\nsitez = []", 2) == (403, "address_denied")
     assert await now_is("[all]\ndeny_addresses = ['file:none']", 3) == (403, "address_denied")
     assert await now_is("", 4) == (200, "")
+    assert await now_is("[all]\ndeny_addresses = ['127.0.0.1', 'file:more.txt']", 5) == (403, "address_denied")
+    (tmp_path / "more.txt").unlink()
+    assert await now_is("", 6) == (200, ""), "a file that is named no more may go"
     closed = await make_edge(access_rules=tmp_path / "none.toml")
     assert await ask(closed, "/live/x/p") == (503, "access_rules_unreadable"), "no rules are not no rules"
 
