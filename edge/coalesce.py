@@ -361,6 +361,8 @@ class Coalescer:
             return
         log.warning("fetch_failed", key=flight.key, reason=error.slug)
         flight.failure = error
+        if flight.state is State.ASKED:
+            flight.status = error.status  # of a head that came, nothing was handed on
         if flight.state is State.ASKED and self._settings.negative_s > 0 and error.slug != "edge_stops":
             # Remembered for a moment, so that a crowd does not turn on an origin that is down.
             entry = error_entry(flight.primary, error.status, error.slug, now, self._settings.name, self._wall())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import math
+import time
+from collections.abc import Iterator
 from email.utils import formatdate
 
 import brotli
@@ -56,6 +58,22 @@ async def test_the_age_of_a_cache_behind_us_counts(edge: Edge, origin: ScriptedO
     assert (await edge.get("/live/a/p")).headers["age"] == "9"
     clock.advance(1.5)
     assert (await edge.get("/live/a/p")).headers["x-cache"] == "MISS"
+
+
+@pytest.fixture
+def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "FAR5")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_from_utc")
+def test_every_form_of_a_date_is_utc() -> None:
+    """RFC 9110 5.6.7: the three forms of one instant."""
+    forms = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994")
+    assert {freshness.date(form) for form in forms} == {784111777.0}
 
 
 def test_a_blocked_request_does_not_look_old() -> None:

@@ -52,6 +52,16 @@ async def test_an_unreachable_origin_is_tried_twice_for_all(make_edge: MakeEdge,
     await origin.start()
 
 
+async def test_a_small_answer_that_breaks_off_counts_as_an_error(edge: Edge, origin: ScriptedOrigin) -> None:
+    async def broken(request: OriginRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 100\r\n\r\n" + bytes(50))
+        writer.close()
+
+    origin.answers["/live/a/x"] = broken
+    assert (await edge.get("/live/a/x")).status == 502
+    assert (edge.worker.stats.error, edge.worker.stats.miss) == (1, 0)
+
+
 async def test_a_viewer_that_leaves_cancels_nothing(edge: Edge, origin: ScriptedOrigin) -> None:
     gate = asyncio.Event()
     origin.answers["/live/a/p"] = held(gate, answer(200, b"part", {"cache-control": "max-age=12"}))
