@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
+from typing import Any
 
 import structlog
 
+from control.lately import KEPT_BYTES, Lately
 from media.clock import VIDEO_TIMESCALE, rescale
 from media.cut import Cut
 from media.errors import HeadraceError
@@ -39,10 +41,6 @@ from transcode.settings import TranscodeSettings
 
 log = structlog.get_logger(__name__)
 
-REPLAYED = 3
-"""Segments, the one in the making included, that a rung begins with: what a player that switches may ask for."""
-KEPT_BYTES = 64 * 1024 * 1024
-"""Of source packets; with more than this, fewer segments are replayed."""
 LEAVE_S = 5.0
 """How long after a cut the worker may still hand over what lies before it; a busy machine's is seconds behind."""
 HELD_PACKETS = 600
@@ -101,9 +99,7 @@ class Demand:
         self._name = name
         self._job: Job | None = None
         self._states: dict[str, _State] = {}
-        self._chunks: list[list[Packet | Cut]] = []
-        """The source's video since a few cuts ago; each chunk begins with its cut."""
-        self._kept_bytes = 0
+        self._lately = Lately()
         self._watched = self._unasked()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -194,12 +190,8 @@ class Demand:
     def write(self, item: Packet | Cut | Gap) -> None:
         """One item of the source, in order."""
         if isinstance(item, Cut):
-            if item.discontinuity:
-                self._forget()
             self._turn(item)
-        elif isinstance(item, Gap):
-            self._forget()
-        self._keep(item)
+        self._lately.keep(item)
         for state in self._states.values():
             if state.job is not None and (isinstance(item, Cut) or _is_video(item)):
                 self._feed(state, item)
@@ -236,6 +228,11 @@ class Demand:
         timer = asyncio.get_running_loop().call_later(LEAVE_S, run)
         self._timers.add(timer)
 
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"rung-{self._name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _ended(self, name: str, state: _State) -> None:
         if state.rung is not Rung.ENDING or self._states.get(name) is not state:
             return
@@ -252,21 +249,6 @@ class Demand:
         elif self._wanted(name, state, now):
             state.rung = Rung.DUE
 
-    def _keep(self, item: Packet | Cut | Gap) -> None:
-        if isinstance(item, Cut):
-            self._chunks.append([item])
-        elif isinstance(item, Packet) and item.track.kind is Kind.VIDEO and self._chunks:
-            self._chunks[-1].append(item)
-            self._kept_bytes += len(item.data)
-        # One more than is replayed, for a decoder that has to start before the cut.
-        while len(self._chunks) > REPLAYED + 1 or (self._kept_bytes > KEPT_BYTES and len(self._chunks) > 1):
-            self._kept_bytes -= sum(len(p.data) for p in self._chunks.pop(0) if isinstance(p, Packet))
-
-    def _forget(self) -> None:
-        """What comes next does not continue what was before."""
-        self._chunks = []
-        self._kept_bytes = 0
-
     # -- a rung starts ----------------------------------------------------------------------------------------
 
     def _begin(self, name: str, state: _State) -> None:
@@ -274,9 +256,7 @@ class Demand:
         if encode is None or self._closed:
             return
         state.rung, state.until, state.held = Rung.STARTING, 1 << 62, []
-        task = asyncio.get_running_loop().create_task(self._start(name, state, encode), name=f"rung-{self._name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._do(self._start(name, state, encode))
 
     async def _start(self, name: str, state: _State, encode: VideoEncode) -> None:
         plan = Plan(video=(encode,))
@@ -289,25 +269,13 @@ class Demand:
         if self._states.get(name) is not state or self._closed:
             await job.close(drain=False)
             return
-        items, segments = self._replay()
+        items, segments = self._lately.replay()
         log.info("rung_on", stream=self._name, rendition=name, segments=segments)
         self._report()
         self._presentation.wake(name, max(0, segments - 1))
         state.job = job
         for item in items:
             job.write(item)
-
-    def _replay(self) -> tuple[list[Packet | Cut], int]:
-        """What a job is to be given first, and how many segments that is."""
-        chunks = self._chunks[-REPLAYED:]
-        while chunks and not _starts(chunks[0]):
-            before = self._chunks[: len(self._chunks) - len(chunks)]
-            lead = [p for chunk in before for p in chunk if isinstance(p, Packet)]
-            keys = [i for i, p in enumerate(lead) if p.keyframe]
-            if keys:
-                return [*lead[keys[-1] :], *(item for chunk in chunks for item in chunk)], len(chunks)
-            chunks = chunks[1:]
-        return [item for chunk in chunks for item in chunk], len(chunks)
 
     def _feed(self, state: _State, item: Packet | Cut | Gap) -> None:
         """The replaying job gets the source until just behind the cut at which it is relieved."""
@@ -318,9 +286,7 @@ class Demand:
                 return
             if rescale(item.dts, item.track.timescale, VIDEO_TIMESCALE) >= state.until:
                 state.job = None
-                task = asyncio.get_running_loop().create_task(self._relieve(state, job), name=f"rung-{self._name}")
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._do(self._relieve(state, job))
                 return
         job.write(item)
 
@@ -359,16 +325,12 @@ class Demand:
         elif state.rung is Rung.JOINING:
             self._join(state)
         if job is not None:
-            task = asyncio.get_running_loop().create_task(job.close(drain=False))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._do(job.close(drain=False))
 
     def _abandon(self, name: str, state: _State) -> None:
         job, state.job = state.job, None
         if job is not None:
-            task = asyncio.get_running_loop().create_task(job.close(drain=False))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._do(job.close(drain=False))
 
     async def close(self, drain: bool = True) -> None:
         """End everything. Idempotent."""
@@ -432,12 +394,6 @@ class _Own:
 
 def _is_video(item: Packet | Gap) -> bool:
     return isinstance(item, Packet) and item.track.kind is Kind.VIDEO
-
-
-def _starts(chunk: list[Packet | Cut]) -> bool:
-    """Whether a decoder can start with the chunk's first packet."""
-    first = next((item for item in chunk if isinstance(item, Packet)), None)
-    return first is not None and first.keyframe
 
 
 @dataclass
