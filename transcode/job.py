@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -28,20 +27,18 @@ from media.cut import Cut
 from media.packet import Gap, Packet
 from media.track import Kind, Track
 from transcode import messages as m
+from transcode.backlog import Backlog, Gop, Queued
 from transcode.link import Link
 from transcode.plan import Plan
 from transcode.ports import Sink
 from transcode.process import WorkerError
 from transcode.settings import TranscodeSettings
+from transcode.vigil import Vigil
 
 log = structlog.get_logger(__name__)
 
 CHECK_S = 0.5
 """How often a worker's progress is looked at."""
-MAX_IDLE_DEATHS = 5
-"""Workers in a row that may die before they were given anything; each further one counts as a crash."""
-MAX_GOP_BYTES = 16 * 1024 * 1024
-"""Packets kept to start a decoder between keyframes; a longer GOP is not kept."""
 AUDIO_SLACK_TICKS = VIDEO_TIMESCALE // 20
 """An audio frame that belongs to a segment may begin a little before its cut."""
 
@@ -73,13 +70,6 @@ class Stats:
     bytes_out: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Queued:
-    message: m.Message
-    payload: bytes
-    pts: int
-
-
 class Job:
     """Made by `Pool.open`. Every method is called on the core's event loop."""
 
@@ -104,22 +94,16 @@ class Job:
         self._log = log.bind(stream=name)
         self._process: Link | None = None
         self._fetching: asyncio.Task[None] | None = None
-        self._queue: deque[_Queued] = deque()
-        self._queue_bytes = 0
+        self._backlog = Backlog(settings.queue_bytes, settings.queue_s)
         self._keys: dict[Track, int] = {}
         self._next_key = 0
         self._made: dict[int, m.Made] = {}
-        self._gop: list[Packet] | None = None
-        self._gop_bytes = 0
+        self._gop = Gop()
         self._held: list[Packet | Gap | Cut] = []
         self._changed: Plan | None = None
         self._not_before = 0
-        self._crashes: deque[float] = deque()
-        self._idle_deaths = 0
+        self._vigil = Vigil(settings.crash_window_s, settings.crashes)
         self._timer: asyncio.TimerHandle | None = None
-        self._sent = 0
-        self._done_units = 0
-        self._progressed = time.monotonic()
         self._done = asyncio.Event()
         self._retired: set[Link] = set()
         """Workers that are handing over their last packets."""
@@ -131,8 +115,8 @@ class Job:
             self._stats,
             state=self._state.value,
             worker_pid=self._process.pid if self._process else 0,
-            queue_bytes=self._queue_bytes,
-            queue_s=self._queue_s(),
+            queue_bytes=self._backlog.size_bytes,
+            queue_s=self._backlog.length_s,
         )
 
     @property
@@ -156,7 +140,7 @@ class Job:
         if self._state in (State.FAILED, State.CLOSED):
             return
         if isinstance(item, Packet):
-            self._remember(item)
+            self._gop.add(item)
             if item.track.id not in self._plan.tracks and (
                 self._changed is None or item.track.id not in self._changed.tracks
             ):
@@ -197,10 +181,10 @@ class Job:
     def _retire(self) -> None:
         """Nothing is to be encoded any more: the worker hands over what it has, and ends."""
         process, self._process = self._process, None
-        waiting = [*self._queue, _Queued(m.Close(), b"", 0)]
+        waiting = [*self._backlog, Queued(m.Close(), b"", 0)]
         self._state = State.IDLE
-        self._drop_queue()
-        self._queue.clear()
+        self._drop()
+        self._backlog.clear()
         if process is None:
             return
         for queued in waiting:
@@ -222,9 +206,7 @@ class Job:
 
     def _await_video(self, item: Packet | Cut | Gap) -> None:
         if isinstance(item, Packet) and item.track.kind is Kind.VIDEO:
-            # `_gop` ends with this packet, which follows on its own.
-            before = [] if item.keyframe or self._gop is None else self._gop[:-1]
-            self._resume(before)
+            self._resume([] if item.keyframe else self._gop.before)
             self._put(item)
             return
         self._held.append(item)
@@ -238,17 +220,6 @@ class Job:
             self._put(packet)
         for item in held:
             self._put(item)
-
-    def _remember(self, packet: Packet) -> None:
-        if packet.track.kind is not Kind.VIDEO:
-            return
-        if packet.keyframe:
-            self._gop, self._gop_bytes = [], 0
-        if self._gop is not None:
-            self._gop.append(packet)
-            self._gop_bytes += len(packet.data)
-            if self._gop_bytes > MAX_GOP_BYTES or self._gop[0].track != packet.track:
-                self._gop = None
 
     def _put(self, item: Packet | Cut | Gap) -> None:
         match item:
@@ -267,46 +238,36 @@ class Job:
                 self._enqueue(m.Hole(item.track_id, item.start, item.end, item.reason), b"", 0)
 
     def _enqueue(self, message: m.Message, payload: bytes, pts: int) -> None:
-        if self._process is not None and self._process.writable and not self._queue:
+        if self._process is not None and self._process.writable and not self._backlog:
             self._hand_over(message, payload)
             return
-        self._queue.append(_Queued(message, payload, pts))
-        self._queue_bytes += len(payload)
-        if self._queue_bytes > self._settings.queue_bytes or self._queue_s() > self._settings.queue_s:
+        self._backlog.put(message, payload, pts)
+        if self._backlog.full:
             self._overrun()
-
-    def _queue_s(self) -> float:
-        stamps = [q.pts for q in (self._queue[0], self._queue[-1]) if q.pts] if self._queue else []
-        return max(0.0, (max(stamps) - min(stamps)) / VIDEO_TIMESCALE) if stamps else 0.0
 
     def _hand_over(self, message: m.Message, payload: bytes) -> None:
         assert self._process is not None
         if isinstance(message, m.Unit):
-            if self._sent == self._done_units:
-                self._progressed = time.monotonic()
-            self._sent += 1
+            self._vigil.gave(time.monotonic())
         self._process.send(message, payload)
 
     def _on_writable(self) -> None:
-        while self._queue and self._process is not None and self._process.writable:
-            queued = self._queue.popleft()
-            self._queue_bytes -= len(queued.payload)
+        while self._backlog and self._process is not None and self._process.writable:
+            queued = self._backlog.take()
             self._hand_over(queued.message, queued.payload)
 
-    def _drop_queue(self) -> None:
-        units = sum(isinstance(q.message, m.Unit) for q in self._queue)
-        self._bump(dropped_packets=units)
-        # Plans and tracks that were in the queue must not be lost with it.
-        plans = [q for q in self._queue if isinstance(q.message, m.Change)]
-        self._queue = deque(plans[-1:])
-        self._queue_bytes = 0
+    def _drop(self) -> None:
+        """Forget what waits; tracks are described anew."""
+        self._bump(dropped_packets=self._backlog.drop())
         self._keys.clear()
         self._held = []
 
     def _overrun(self) -> None:
         self._bump(overruns=1)
-        self._log.warning("transcode_overrun", queue_bytes=self._queue_bytes, queue_s=round(self._queue_s(), 1))
-        self._drop_queue()
+        self._log.warning(
+            "transcode_overrun", queue_bytes=self._backlog.size_bytes, queue_s=round(self._backlog.length_s, 1)
+        )
+        self._drop()
         self._state = State.AWAIT_CUT
         self._sink.restarted("overrun", "")
 
@@ -317,8 +278,7 @@ class Job:
         process.on_message = self._on_message
         process.on_writable = self._on_writable
         process.on_exit = self._on_exit
-        self._sent = self._done_units = 0
-        self._progressed = time.monotonic()
+        self._vigil.begin(time.monotonic())
         self._made.clear()
         process.send(m.Open(self._plan, self._name))
         self._on_writable()
@@ -333,7 +293,7 @@ class Job:
 
     async def _fetch_one(self) -> None:
         try:
-            process = await self._take(bool(self._crashes))
+            process = await self._take(bool(self._vigil.crashes))
         except WorkerError as error:
             self._fetching = None
             self._give_up(error.text, "")
@@ -350,8 +310,8 @@ class Job:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._watch)
         process = self._process
-        stuck_s = time.monotonic() - self._progressed
-        if process is not None and self._sent > self._done_units and stuck_s > self._settings.stall_timeout_s:
+        stuck_s = self._vigil.stuck_s(time.monotonic())
+        if process is not None and stuck_s > self._settings.stall_timeout_s:
             process.kill_soon(f"stalled for {stuck_s:.0f} s")
 
     def _on_exit(self, reason: str) -> None:
@@ -359,21 +319,13 @@ class Job:
         if process is None or self._state in (State.CLOSED, State.FAILED):
             self._done.set()
             return
-        now = time.monotonic()
-        # One that died before it was given anything was not ended by what this source sends; but a machine on which
-        # none lives must not be tried for ever.
-        idle = self._sent == 0
-        self._idle_deaths = self._idle_deaths + 1 if idle else 0
-        if not idle or self._idle_deaths > MAX_IDLE_DEATHS:
-            self._crashes.append(now)
-        while self._crashes and self._crashes[0] < now - self._settings.crash_window_s:
-            self._crashes.popleft()
+        self._vigil.died(time.monotonic())
         self._bump(restarts=1)
         self._log.warning("worker_lost", pid=process.pid, place=process.place, reason=reason, worker_log=process.log)
-        self._drop_queue()
-        self._queue.clear()
-        if len(self._crashes) >= self._settings.crashes:
-            times, window_s = len(self._crashes), self._settings.crash_window_s
+        self._drop()
+        self._backlog.clear()
+        if self._vigil.hopeless:
+            times, window_s = self._vigil.crashes, self._settings.crash_window_s
             self._give_up(f"{times} workers died within {window_s:.0f} s, the last: {reason}", process.log)
             return
         self._state = State.AWAIT_CUT if self._plan.encodes else State.IDLE
@@ -391,10 +343,9 @@ class Job:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._queue.clear()
-        self._queue_bytes = 0
+        self._backlog.clear()
         self._held = []
-        self._gop = None
+        self._gop.clear()
         self._on_closed(self)
 
     async def close(self, drain: bool = True) -> None:
@@ -462,9 +413,7 @@ class Job:
         return start < self._not_before - slack
 
     def _on_progress(self, progress: m.Progress) -> None:
-        if progress.units != self._done_units:
-            self._done_units = progress.units
-            self._progressed = time.monotonic()
+        self._vigil.did(progress.units, time.monotonic())
         stats = self.stats
         self._sink.stats(
             progress.values
