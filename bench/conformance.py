@@ -28,13 +28,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-HERE = sys.path.pop(0)  # else bench/edge.py would be `edge`
+if sys.path[0] == str(Path(__file__).resolve().parent):
+    sys.path[0] += "/support"  # in this folder itself, edge.py is not the package of its name
 
-import edge  # noqa: E402, F401
-
-sys.path.append(HERE)
-
-from servers import Options, Target, certificate, free_port, makers, wait_open  # noqa: E402
+from processes import free_port
+from servers import Options, Target, certificate, makers, wait_open
 
 PACKAGE = "http-cache-tests@0.4.5"
 OPTIONS = Options(
@@ -56,7 +54,7 @@ async def cache_tests(suite: Path, target: Target, origin: int) -> list[dict[str
     """Every test with what came of it."""
     urls = (f"http://127.0.0.1:{target.port}", f"http://127.0.0.1:{origin}")
     process = await asyncio.create_subprocess_exec(
-        *("node", "--no-warnings", str(Path(HERE) / "cache_tests.mjs"), str(suite), *urls),
+        *("node", "--no-warnings", str(Path(__file__).with_name("cache_tests.mjs")), str(suite), *urls),
         stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await process.communicate()

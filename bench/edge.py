@@ -32,13 +32,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = sys.path.pop(0)  # else this very file would be `edge`
+if sys.path[0] == str(Path(__file__).resolve().parent):
+    sys.path[0] += "/support"  # in this folder itself, edge.py is not the package of its name
 
-import edge  # noqa: E402, F401
-
-sys.path.append(HERE)
-
-from servers import Options, Target, certificate, cpu_s, makers  # noqa: E402
+from processes import cpu_s
+from servers import Options, Target, certificate, makers
 
 OPTIONS = Options(edge={}, nginx="proxy_cache_use_stale updating error timeout;")
 OBJECTS = {"playlist": 1_500, "part": 60_000, "segment": 750_000}

@@ -43,10 +43,13 @@ from typing import Any
 
 import uvloop
 
-HERE = sys.path.pop(0)  # else bench/edge.py would be `edge`
+if sys.path[0] == str(Path(__file__).resolve().parent):
+    sys.path[0] += "/support"  # in this folder itself, edge.py is not the package of its name
 
-from edge.settings import EdgeSettings  # noqa: E402
-from edge.supervisor import EdgePool  # noqa: E402
+from processes import cpu_s
+
+from edge.settings import EdgeSettings
+from edge.supervisor import EdgePool
 
 PART_S = 0.5
 PARTS = 4
@@ -54,7 +57,6 @@ PARTS = 4
 ARRIVE_S = 2.0
 TROUBLE_S = 5.0
 TROUBLES = ("none", "slow", "failing", "restarted", "gone")
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Origin:
@@ -139,7 +141,7 @@ def build_client(folder: Path) -> Path:
     if compiler is None:
         sys.exit("a C compiler is missing: apt install gcc libc6-dev")
     program = folder / "herd_client"
-    subprocess.run([compiler, "-O2", "-o", str(program), str(Path(HERE) / "herd_client.c")], check=True)
+    subprocess.run([compiler, "-O2", "-o", str(program), str(Path(__file__).with_name("herd_client.c"))], check=True)
     return program
 
 
@@ -169,14 +171,8 @@ async def edge_wakes(pool: EdgePool) -> dict[str, Any]:
     }
 
 
-def usage(pids: list[int]) -> tuple[float, int]:
-    """CPU seconds and resident bytes of the edge's workers."""
-    ticks = pages = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-        pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return ticks / TICK, pages * resource.getpagesize()
+def resident_bytes(pids: list[int]) -> int:
+    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * resource.getpagesize()
 
 
 async def run(program: Path, trouble: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -188,15 +184,15 @@ async def run(program: Path, trouble: str, options: argparse.Namespace) -> dict[
     pool = EdgePool(settings, f"http://127.0.0.1:{origin.port}")
     await pool.start()
     try:
-        cpu, idle_bytes = usage(pool.pids)
+        cpu, idle_bytes = cpu_s(pool.pids), resident_bytes(pool.pids)
         start = time.time() - began
         running = asyncio.create_task(client(program, pool.port, options))
         troubling = asyncio.create_task(origin.trouble(trouble, ARRIVE_S + options.stay / 3))
         await asyncio.sleep(ARRIVE_S + options.stay / 3)
-        _, busy_bytes = usage(pool.pids)
+        busy_bytes = resident_bytes(pool.pids)
         parts, summary = await running
         await troubling
-        used = usage(pool.pids)[0] - cpu
+        used = cpu_s(pool.pids) - cpu
         wakes = await edge_wakes(pool)
     finally:
         await pool.stop()

@@ -8,7 +8,7 @@
 Ours is a real `headrace serve` with transcoding off: what is received is packaged as CMAF for HLS and DASH. "core" is
 the process in which ingest and packaging run; its idle CPU, measured before the first publisher, is taken off.
 Publishers are ffmpeg processes that send the clip round and round with `-c copy`; they share the machine's cores. From
-`MANY` over RTMP on, one process (`bench/ingest_sender.py`) sends to all.
+`MANY` over RTMP on, one process (`support/ingest_sender.py`) sends to all.
 "pictures" is the part of the clip's pictures that the broadcast's health counted over the same seconds.
 
 `--others` runs the same publishers against nginx with its RTMP module (received only, and again with its HLS on, which
@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import importlib
 import json
 import os
 import shutil
@@ -36,9 +35,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
+if sys.path[0] == str(Path(__file__).resolve().parent):
+    sys.path[0] += "/support"  # in this folder itself, ingest.py is not the package of its name
 
-TICK = os.sysconf("SC_CLK_TCK")
+import imageio_ffmpeg
+from processes import children, cpu_s, free_port
+
 SETTLE_S = 5.0
 """Until every publisher is on air and the first segments are made."""
 FRAME_RATE = 30
@@ -63,16 +65,6 @@ class Row:
     """SRT: given up by libsrt, over all publishers and seconds."""
 
 
-def cpu_s(pids: list[int]) -> float:
-    """User and system seconds of these processes so far."""
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / TICK
-
-
 def memory_mb(pids: list[int]) -> float:
     """Proportional set size: shared pages counted once."""
     total = 0
@@ -82,12 +74,6 @@ def memory_mb(pids: list[int]) -> float:
                 if line.startswith("Pss:"):
                     total += int(line.split()[1])
     return total / 1024
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with contextlib.closing(socket.socket(socket.AF_INET, kind)) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def make_clip(ffmpeg: str, folder: Path, bitrate: str, seconds: float = 10) -> Path:
@@ -135,7 +121,7 @@ async def publishing(ffmpeg: str, clip: Path, urls: list[str]) -> AsyncIterator[
             copy = ("-y", "-loglevel", "error", "-i", str(clip), "-c", "copy", str(flv))
             async with running(ffmpeg, *copy) as made:
                 await made.wait()
-            sender = (sys.executable, str(Path(__file__).with_name("ingest_sender.py")), str(flv), *urls)
+            sender = (sys.executable, str(Path(__file__).with_name("support") / "ingest_sender.py"), str(flv), *urls)
             processes.append(await stack.enter_async_context(running(*sender, output=clip.with_suffix(".log"))))
             urls = []
         for url in urls:
@@ -257,10 +243,6 @@ def configure_nginx(folder: Path, module: str, port: int, hls: bool) -> Path:
     return path
 
 
-def with_children(pid: int) -> list[int]:
-    return [pid, *(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-
-
 async def nginx(hls: bool, count: int, ffmpeg: str, clip: Path, seconds: float) -> Row | None:
     binary = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
     module = next((name for name in NGINX_MODULES if os.access(name, os.R_OK)), None)
@@ -271,7 +253,7 @@ async def nginx(hls: bool, count: int, ffmpeg: str, clip: Path, seconds: float) 
         configuration = configure_nginx(Path(folder), module, port, hls)
         async with running(binary, "-e", f"{folder}/log", "-p", folder, "-c", str(configuration)) as process:
             await asyncio.sleep(1)
-            pids = with_children(process.pid)
+            pids = children(process.pid)
             urls = [f"rtmp://127.0.0.1:{port}/live/s{number}" for number in range(count)]
             cpu, memory = await measure(lambda: pids, ffmpeg, clip, urls, seconds)
             return Row("nginx-rtmp with HLS" if hls else "nginx-rtmp", "rtmp", count, cpu, memory)
@@ -348,9 +330,6 @@ def write(folder: Path | None, name: str, rows: list[dict[str, Any]]) -> None:
 
 async def loss(arguments: argparse.Namespace) -> None:
     """`--loss`."""
-    here = sys.path.pop(0)  # else this very file would be `ingest`
-    importlib.import_module("ingest")
-    sys.path.append(here)
     import ingest_loss
 
     with tempfile.TemporaryDirectory() as folder:

@@ -21,8 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from live_server import new_server
-from playwright.sync_api import Page, sync_playwright
+from live_server import running
+from playwright.sync_api import Page
+from watching import chromium
 
 READ_CLOCK = """() => {
   const v = document.querySelector('video');
@@ -105,9 +106,7 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        server = new_server(Path(folder) / "data")
-        server.start()
-        stack.callback(server.stop)
+        server = stack.enter_context(running(Path(folder) / "data"))
         made = server.add("clock")
         source = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("clock_source.py")), made["urls"]["rtmp"], arguments.size,
@@ -117,18 +116,13 @@ def main() -> None:
         stack.callback(source.kill)
         server.wait_on_air("clock")
         time.sleep(8)
-        play = stack.enter_context(sync_playwright())
-        browser = play.chromium.launch(
-            executable_path="/usr/bin/chromium",
-            args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu"],
-        )
+        browser = stack.enter_context(chromium())
         height = int(arguments.size.split("x")[1])
         result = measure(
             browser.new_context(viewport={"width": 640, "height": 400}, bypass_csp=True).new_page(),
             f"{server.edge}/watch/clock{arguments.query}", height, arguments.seconds,
         )  # fmt: skip
         result["transcode"] = [b["transcode"] for b in server.admin("/v1/broadcasts")]
-        browser.close()
     samples = result.pop("samples")
     for name, value in result.items():
         print(f"{name:>16}  {value}")

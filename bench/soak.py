@@ -26,28 +26,23 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 if sys.path[0] == str(Path(__file__).resolve().parent):
-    del sys.path[0]  # else bench/transcode.py would be `transcode`
+    sys.path[0] += "/support"  # in this folder itself, transcode.py is not the package of its name
 
-import av
 import imageio_ffmpeg
 import structlog
+from feeding import TICKS, Feed, packets_of
+from processes import usage_s
 
-from media.codecs.tracks import video_track
-from media.cut import Cut
 from media.packet import Packet
-from media.track import Codec
 from transcode.ladder import PRESETS
 from transcode.plan import make_plan
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
 
-TICKS = 90_000
-SEGMENT = 2 * TICKS
 LOOP_S = 10
 DRAIN_S = 5.0
 
@@ -104,19 +99,9 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> list[Packet]:
          "-g", str(2 * arguments.rate), "-bf", "2", "-sc_threshold", "0", "-y", str(path)],
         check=True,
     )  # fmt: skip
-    packets: list[Packet] = []
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        track = video_track(0, Codec.H264, bytes(stream.codec_context.extradata or b""))
-        track = replace(track, frame_rate=Fraction(arguments.rate))
-        for unit in container.demux(stream):
-            if unit.pts is None or unit.dts is None or unit.time_base is None:
-                continue
-            pts, dts = (round(t * unit.time_base * TICKS) for t in (unit.pts, unit.dts))
-            packets.append(Packet(track, pts, dts, TICKS // arguments.rate, unit.is_keyframe, bytes(unit)))
-    first = min(p.pts for p in packets)
+    packets = packets_of(path)
     assert len(packets) == frames
-    return [replace(p, pts=p.pts - first, dts=p.dts - first) for p in packets]
+    return packets
 
 
 async def soak(arguments: argparse.Namespace, packets: list[Packet]) -> dict[str, Any]:
@@ -127,8 +112,8 @@ async def soak(arguments: argparse.Namespace, packets: list[Packet]) -> dict[str
     figures, pool = Figures(), Pool(settings)
     await pool.start()
     job = await pool.open(plan, figures, name="soak")
-    cut, sent, worst_queue_s, reported = -1, 0, 0.0, 0.0
-    usage = _cpu(resource.RUSAGE_CHILDREN), _cpu(resource.RUSAGE_SELF)
+    feed, sent, worst_queue_s, reported = Feed(job), 0, 0.0, 0.0
+    usage = usage_s(resource.RUSAGE_CHILDREN), usage_s(resource.RUSAGE_SELF)
     figures.start = start = time.monotonic()
     late_ms = 0.0
     while True:
@@ -143,10 +128,7 @@ async def soak(arguments: argparse.Namespace, packets: list[Packet]) -> dict[str
         # A bench that is woken late did not make its worker late.
         figures.arrived[packet.pts] = time.monotonic()
         figures.arrived.pop(packet.pts - 60 * TICKS, None)
-        while packet.pts >= (cut + 1) * SEGMENT and packet.keyframe:
-            cut += 1
-            job.write(Cut(cut, cut * SEGMENT, 0))
-        job.write(packet)
+        feed.write(packet)
         sent += 1
         worst_queue_s = max(worst_queue_s, job.stats.queue_s)
         if (at := time.monotonic() - start) - reported >= arguments.report:
@@ -174,8 +156,8 @@ async def soak(arguments: argparse.Namespace, packets: list[Packet]) -> dict[str
         },
         "feeder_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "cpu_s_per_s": {
-            "workers": round((_cpu(resource.RUSAGE_CHILDREN) - usage[0]) / taken, 3),
-            "core": round((_cpu(resource.RUSAGE_SELF) - usage[1]) / taken, 3),
+            "workers": round((usage_s(resource.RUSAGE_CHILDREN) - usage[0]) / taken, 3),
+            "core": round((usage_s(resource.RUSAGE_SELF) - usage[1]) / taken, 3),
         },
         "worst_queue_s": round(worst_queue_s, 3),
         "bench_late_ms": round(late_ms, 1),
@@ -187,11 +169,6 @@ async def soak(arguments: argparse.Namespace, packets: list[Packet]) -> dict[str
         "load_average": os.getloadavg(),
         "news": figures.news,
     }
-
-
-def _cpu(who: int) -> float:
-    usage = resource.getrusage(who)
-    return usage.ru_utime + usage.ru_stime
 
 
 def _mib(size: float) -> float:

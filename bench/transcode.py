@@ -31,13 +31,13 @@ from pathlib import Path
 from typing import Any
 
 if sys.path[0] == str(Path(__file__).resolve().parent):
-    del sys.path[0]  # else this very file would be `transcode`
+    sys.path[0] += "/support"  # in this folder itself, transcode.py is not the package of its name
 
 import av
 import imageio_ffmpeg
+from feeding import SEGMENT, TICKS, Feed, packets_of
+from processes import usage_s
 
-from media.codecs.tracks import video_track
-from media.cut import Cut
 from media.packet import Packet
 from media.track import Codec, Track
 from packager.cmaf.fragment import Sample, chunk
@@ -48,8 +48,6 @@ from transcode.plan import Plan, VideoEncode, make_plan
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
 
-TICKS = 90_000
-SEGMENT = 2 * TICKS
 SETTINGS = TranscodeSettings(shed=False, warm_spare=False, nice=0, stall_timeout_s=60, queue_s=60, drain_timeout_s=60)
 
 
@@ -101,22 +99,8 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Source:
          "-crf", "17", "-force_key_frames", "expr:gte(t,n_forced*2)", "-y", str(path)],
         check=True,
     )  # fmt: skip
-    packets: list[Packet] = []
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        rate_ = Fraction(stream.average_rate or 30)
-        track = replace(video_track(0, Codec.H264, bytes(stream.codec_context.extradata or b"")), frame_rate=rate_)
-        for unit in container.demux(stream):
-            if unit.pts is None or unit.dts is None or unit.time_base is None:
-                continue
-            tick = unit.time_base * TICKS
-            packets.append(
-                Packet(track, round(unit.pts * tick), round(unit.dts * tick), round((unit.duration or 0) * tick),
-                       unit.is_keyframe, bytes(unit))
-            )  # fmt: skip
-    first = min(p.pts for p in packets)
-    packets = [replace(p, pts=p.pts - first, dts=p.dts - first) for p in packets]
-    return Source(path, track, packets, max(p.pts + p.duration for p in packets) / TICKS)
+    packets = packets_of(path)
+    return Source(path, packets[0].track, packets, max(p.pts + p.duration for p in packets) / TICKS)
 
 
 def hard_clip(ffmpeg: str, clip: Path, folder: Path) -> Path:
@@ -169,19 +153,16 @@ def _coded(rung: Rung, codec: Codec, share: Fraction) -> Rung:
 async def ours(plan: Plan, source: Source) -> tuple[dict[str, float], Collect]:
     """One job, fed as fast as it takes."""
     sink, pool = Collect(), Pool(SETTINGS)
-    before, mine, started = _cpu(resource.RUSAGE_CHILDREN), _cpu(resource.RUSAGE_SELF), time.perf_counter()
+    before, mine, started = usage_s(resource.RUSAGE_CHILDREN), usage_s(resource.RUSAGE_SELF), time.perf_counter()
     await pool.start()
     job = await pool.open(plan, sink, name="bench")
     status, loading = Path(f"/proc/{job.stats.worker_pid}/status"), 0.0
     if job.stats.worker_pid:
         ticks = status.with_name("stat").read_text().rsplit(")", 1)[1].split()[11:13]
         loading = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
-    cut, peak = -1, 0
+    feed, peak = Feed(job), 0
     for packet in source.packets:
-        while packet.pts >= (cut + 1) * SEGMENT and packet.keyframe:
-            cut += 1
-            job.write(Cut(cut, cut * SEGMENT, 0))
-        job.write(packet)
+        feed.write(packet)
         while job.stats.queue_bytes > 0:
             await asyncio.sleep(0.02)
             peak = max(peak, _peak(status))
@@ -192,13 +173,8 @@ async def ours(plan: Plan, source: Source) -> tuple[dict[str, float], Collect]:
     await closing
     await pool.stop()
     wall = time.perf_counter() - started
-    cpu, core = _cpu(resource.RUSAGE_CHILDREN) - before, _cpu(resource.RUSAGE_SELF) - mine
+    cpu, core = usage_s(resource.RUSAGE_CHILDREN) - before, usage_s(resource.RUSAGE_SELF) - mine
     return {"cpu_s": cpu, "loading_s": loading, "core_s": core, "wall_s": wall, "peak_bytes": peak}, sink
-
-
-def _cpu(who: int) -> float:
-    usage = resource.getrusage(who)
-    return usage.ru_utime + usage.ru_stime
 
 
 def _peak(status: Path) -> int:
@@ -337,14 +313,11 @@ async def latency(what: str, source: Source) -> None:
     sink, pool = Timing(), Pool(SETTINGS)
     await pool.start()
     job = await pool.open(plan, sink, name="bench")
-    cut, start = -1, time.monotonic()
+    feed, start = Feed(job), time.monotonic()
     for packet in source.packets:
         await asyncio.sleep(start + (packet.dts + packet.duration) / TICKS - time.monotonic())
         arrived[packet.pts] = time.monotonic()
-        while packet.pts >= (cut + 1) * SEGMENT and packet.keyframe:
-            cut += 1
-            job.write(Cut(cut, cut * SEGMENT, 0))
-        job.write(packet)
+        feed.write(packet)
     await job.close(drain=True)
     await pool.stop()
     print(f"\n{what}: {source.track.width}x{source.track.height}, {source.seconds:.0f} s at real time", *sink.news)

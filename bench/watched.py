@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import av
 import imageio_ffmpeg
-from live_server import Server, new_server, wait_for
+from live_server import Server, running, wait_for
 
 LINGER_S = 4
 GIVE_UP_S = 30.0
@@ -107,14 +107,12 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        server = new_server(
-            folder / "data",
-            transcode__rungs="watched",
-            transcode__rungs_linger_s=str(LINGER_S),
-            transcode__shed="false",
-        )
-        stack.callback(server.stop)
-        server.start()
+        settings = {
+            "transcode__rungs": "watched",
+            "transcode__rungs_linger_s": str(LINGER_S),
+            "transcode__shed": "false",
+        }
+        server = stack.enter_context(running(folder / "data", **settings))
         for height in arguments.heights:
             stream = f"s{height}"
             url = server.add(stream)["urls"]["rtmp"]

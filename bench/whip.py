@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -24,16 +23,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).with_name("support")))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from browser_camera import SWITCHES, camera
 from hls_reader import Recording, frames, update, variants
 from lipsync import beeps, flashes
-from live_server import Server, new_server, wait_for
-from playwright.sync_api import Page, sync_playwright
+from live_server import Server, running, wait_for
+from playwright.sync_api import Page
+from processes import cpu_s
+from watching import chromium
 from whip_road import road
 
-TICK = os.sysconf("SC_CLK_TCK")
 IDLE_S = 10
 STATISTICS = """async () => {
   for (const sender of headrace.session.pc.getSenders()) sender.track?.stop();
@@ -47,11 +48,6 @@ STATISTICS = """async () => {
         found[name] = report[name];
   return found;
 }"""
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
 
 
 def with_sound(server: Server) -> str:
@@ -75,12 +71,12 @@ def offsets_ms(video: list[Path], audio: list[Path]) -> list[float]:
 def run(server: Server, page: Page, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     assert server.process is not None
     key = server.add("camera", reconnect_window_s=1)["key"]
-    pid = server.process.pid
+    pids = [server.process.pid]
     page.goto(f"{server.api}/publish")
     page.wait_for_selector("#hint", state="hidden")
-    at, began = cpu_s(pid), time.monotonic()
+    at, began = cpu_s(pids), time.monotonic()
     page.wait_for_timeout(IDLE_S * 1000)
-    idle = (cpu_s(pid) - at) / (time.monotonic() - began)
+    idle = (cpu_s(pids) - at) / (time.monotonic() - began)
     page.fill("#key", key)
     page.click("#go")
     page.wait_for_selector("#state[data-state=live]", timeout=30_000)
@@ -91,13 +87,13 @@ def run(server: Server, page: Page, arguments: argparse.Namespace, folder: Path)
         raise
     video, audio = variants(text)
     recordings = {uri: Recording() for uri in (video[0].uri, *(rendition.uri for rendition in audio))}
-    at, began = cpu_s(pid), time.monotonic()
+    at, began = cpu_s(pids), time.monotonic()
     health: dict[str, Any] = {}
     while time.monotonic() - began < arguments.seconds:
         page.wait_for_timeout(2000)
         record(server, recordings)
         health = next(b for b in server.admin("/v1/broadcasts") if b["stream"] == "camera")
-    busy = (cpu_s(pid) - at) / (time.monotonic() - began)
+    busy = (cpu_s(pids) - at) / (time.monotonic() - began)
     sent = page.evaluate(STATISTICS)
     page.click("#go")
     page.wait_for_selector("#state[data-state=idle]")
@@ -151,28 +147,21 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        server = new_server(
-            folder / "data",
-            transcode__ladder="none",
-            transcode__warm_spare="false",
-            whip__addresses='["127.0.0.1"]',
-        )
-        server.start()
-        try:
-            with sync_playwright() as driver:
-                browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=[*SWITCHES])
-                page = browser.new_page()
-                if not arguments.camera:
-                    page.add_init_script(camera(1280, 720, 40))
-                with contextlib.ExitStack() as stack:
-                    way = None
-                    if arguments.loss or arguments.delay_ms:
-                        way = stack.enter_context(road(page, loss=arguments.loss, delay_ms=arguments.delay_ms, seed=1))
-                    result = run(server, page, arguments, folder)
-                    result["road"] = way.ask("stats") if way else None
-                browser.close()
-        finally:
-            server.stop()
+        settings = {
+            "transcode__ladder": "none",
+            "transcode__warm_spare": "false",
+            "whip__addresses": '["127.0.0.1"]',
+        }
+        with running(folder / "data", **settings) as server, chromium(SWITCHES) as browser:
+            page = browser.new_page()
+            if not arguments.camera:
+                page.add_init_script(camera(1280, 720, 40))
+            with contextlib.ExitStack() as stack:
+                way = None
+                if arguments.loss or arguments.delay_ms:
+                    way = stack.enter_context(road(page, loss=arguments.loss, delay_ms=arguments.delay_ms, seed=1))
+                result = run(server, page, arguments, folder)
+                result["road"] = way.ask("stats") if way else None
     print(json.dumps(result, indent=1))
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from processes import children, free_port
+
 from edge.settings import EdgeSettings
 from edge.supervisor import EdgePool
-
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -47,34 +45,6 @@ class Options:
 
 
 Maker = Callable[[int, Path, Options], contextlib.AbstractAsyncContextManager[Target]]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def children(pid: int) -> list[int]:
-    """Process ids of `pid` and everything below it."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += children(int(child))
-    return found
-
-
-def cpu_s(pids: list[int]) -> float:
-    """User and system time of the processes so far, in seconds."""
-    total = 0
-    for pid in pids:
-        try:
-            text = Path(f"/proc/{pid}/stat").read_text()
-        except FileNotFoundError:
-            continue  # nginx's cache loader, which ends after a minute without having done anything
-        fields = text.rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICK
 
 
 async def wait_open(port: int) -> None:

@@ -1,6 +1,6 @@
 """Many RTMP publishers of one clip in one process, so that the senders leave the machine to the server.
 
-    python bench/ingest_sender.py CLIP.flv URL [URL ...]       until it is killed
+    python bench/support/ingest_sender.py CLIP.flv URL [URL ...]       until it is killed
 
 Each message is put into chunks once and written to every socket at its time; publishers start spread over a second,
 so that their keyframes do not come together.
@@ -13,9 +13,6 @@ import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
-
-if sys.path[0] == str(Path(__file__).resolve().parent):
-    del sys.path[0]  # else `ingest` would be the file beside this one
 
 from ingest.rtmp.amf0 import Value, encode
 from ingest.rtmp.chunks import ChunkWriter

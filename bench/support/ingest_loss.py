@@ -33,7 +33,7 @@ from ingest.srt.server import SrtServer
 from media.packet import Gap, Packet
 from media.track import Kind
 
-RELAY = Path(__file__).parents[1] / "tests" / "support" / "lossy_relay.py"
+RELAY = Path(__file__).parents[2] / "tests" / "support" / "lossy_relay.py"
 ROAD = {"delay_ms": 50.0, "jitter_ms": 10.0, "reorder": 0.02, "reorder_ms": 15.0}
 STALL_AT_S = 12
 WEATHERS = {
