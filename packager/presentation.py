@@ -11,7 +11,7 @@ method returns at once.
 | live again (`restart`) | go on with the next number, at a discontinuity |
 
 How sound and cuts go on while video or the publisher is away is in `front`; renditions that nobody watches are in
-`sleepers`; what may be kept is in `keeping`.
+`sleepers`; what is kept, and comes back after a restart of the server, is in `recorded` and `keeping`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from fractions import Fraction
-from pathlib import Path
 
 import structlog
 
@@ -32,20 +31,17 @@ from media.errors import HeadraceError
 from media.packet import Packet
 from media.rendition import Rendition
 from media.track import Kind
-from packager import recall
-from packager.archive import Archive, Reel, Restored
+from packager.archive import Archive, Restored
 from packager.events import SCHEME, TimedEvent
 from packager.front import Front
 from packager.grid import choose, slow
-from packager.keeping import Keeper
 from packager.lane import Event, Made
 from packager.lockstep import Lockstep
 from packager.model import Init
 from packager.rates import Rates
+from packager.recorded import Recorded
 from packager.segmenter import Audio, Video, lane
 from packager.settings import PackagerSettings
-from packager.storyboard import Storyboard, tile_name
-from packager.view import View
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +49,7 @@ SILENT_SEGMENTS = 2
 """A rendition that is this many segments behind the others without a word counts as lost."""
 
 
-class Presentation(View):
+class Presentation(Recorded):
     """What is on air under one playback id."""
 
     def __init__(
@@ -67,11 +63,9 @@ class Presentation(View):
         dvr_window_s: float = 0,
     ) -> None:
         """`dvr_window_s`: how far viewers can rewind, from `archive`; 0: as far as the memory reaches."""
-        super().__init__(playback_id, settings, clock=clock, wall_us=wall_us)
-        self.dvr_window_s = dvr_window_s if archive is not None else 0.0
-        self._reel = Reel(archive, playback_id, self.epoch) if archive is not None and dvr_window_s > 0 else None
-        self._keeper = Keeper(self.shelves, settings, self._reel, self.dvr_window_s)
-        self.storyboard = Storyboard(self._keeper.longest)
+        super().__init__(
+            playback_id, settings, clock=clock, wall_us=wall_us, archive=archive, dvr_window_s=dvr_window_s
+        )
         self.dropped_packets = 0
         self._front = Front(self._cuts, settings, clock)
         self._lanes: dict[str, Video | Audio] = {}
@@ -256,11 +250,6 @@ class Presentation(View):
         if last is not None and not self.ended:
             self._keeper.keep_picture(self.storyboard, last.msn, jpeg, self.epoch)
 
-    def tile_path(self, msn: int) -> Path:
-        """The file of a storyboard's tile whose bytes are on disk alone."""
-        assert self._reel is not None, "without an archive nothing is stored"
-        return self._reel.tile(tile_name(self.epoch, msn))
-
     def announce(
         self, message: bytes, *, scheme: str = "", value: str = "", duration_s: float | None = None
     ) -> TimedEvent | None:
@@ -287,16 +276,6 @@ class Presentation(View):
     # -- what operators ask -----------------------------------------------------------------------------------
 
     @property
-    def size_bytes(self) -> int:
-        """Media bytes held."""
-        return self._keeper.size_bytes
-
-    @property
-    def evicted_early(self) -> int:
-        """Segments that left before their time, because of a bound."""
-        return self._keeper.evicted_early
-
-    @property
     def own_cuts(self) -> int:
         """Cuts that were made here, while video was silent."""
         return self._front.own_cuts
@@ -311,9 +290,7 @@ class Presentation(View):
             "evicted_early": self.evicted_early,
             "own_cuts": self.own_cuts,
             "held_bytes": self.size_bytes,
-            "dvr_bytes": self._reel.size_bytes if self._reel else 0,
-            "dvr_unsaved_segments": self._reel.unsaved if self._reel else 0,
-            "dvr_failing": int(self._reel.archive.failing) if self._reel else 0,
+            **self.disk_counters(),
         }
 
     def poll(self, now: float | None = None) -> None:
@@ -446,49 +423,13 @@ class Presentation(View):
         asleep = super()._sleeping_init(rendition_name)
         return asleep if asleep is not None else self._lanes[rendition_name].init
 
-    def describe(self, *, clean: bool = False) -> None:
-        """Write down what a later run of the server needs to go on. `clean`: every segment that was shown is kept."""
-        if self._reel is None or self._grid is None:
-            return
-        self._reel.describe(recall.describe(self, self._grid, clean=clean))
-
-    def stored(self, rendition_name: str, msn: int) -> Path:
-        """The file of a segment whose bytes are on disk alone."""
-        assert self._reel is not None, "without an archive nothing is stored"
-        return self._reel.path(rendition_name, msn)
-
-    @property
-    def keep_s(self) -> float:
-        """How long it stays watchable after its end."""
-        return self.dvr_window_s
-
-    def discard(self) -> None:
-        """It is kept no longer: what is on disk goes, too."""
-        if self._reel is not None:
-            self._reel.remove(self.playback_id)
-
     def recall(self, restored: Restored) -> None:
-        """Take over what an earlier run left on disk: an ended presentation, which `restart` continues. Numbers that
-        may have been shown before the server died, and are not on disk, become gaps and are not used again."""
-        self._grid, self._measured = recall.grid(restored.meta), True
-        self.epoch = restored.meta["epoch"]
-        if self._reel is not None:
-            self._reel.adopt(self.epoch)
-        self.renditions = recall.renditions(restored.meta)
-        kept = recall.segments(restored, self._grid.segment_s)
-        for rendition in self.renditions:
-            if not kept.get(rendition.name):
-                continue
-            shelf = self.shelves[rendition.name] = self._keeper.shelf(rendition)
-            shelf.restore(kept[rendition.name])
-            rates = self.rates[rendition.name] = Rates(self.settings.segment_s, rendition.bitrate)
-            for segment in shelf.listed:
-                rates.add(segment)
-            self._lanes[rendition.name] = lane(rendition, self._cuts, self._grid, self.epoch, -1, shelf.inits_seen)
-        self._cuts.recall([s.boundary for s in max(kept.values(), key=len)], restored.meta["start_us"])
-        self._cuts.restart()
-        self.ended = True
-        self.touch()
+        """Take over what an earlier run left on disk, which `restart` continues; see `Recorded`."""
+        super().recall(restored)
+        assert self._grid is not None
+        self._measured = True
+        for name, shelf in self.shelves.items():
+            self._lanes[name] = lane(shelf.rendition, self._cuts, self._grid, self.epoch, -1, shelf.inits_seen)
 
     def _arm(self, deadline: float) -> None:
         """One timer for the next thing that is due. Without a running loop (tests, tools) the caller polls."""

@@ -16,13 +16,13 @@ from packager.grid import Grid
 from packager.model import Boundary, Init, Segment
 
 if TYPE_CHECKING:
-    from packager.presentation import Presentation
+    from packager.recorded import Recorded
 
 UNSURE = 3
 """Segments that viewers may have seen, whole or in part, and that a crash kept from the disk."""
 
 
-def describe(presentation: Presentation, grid: Grid, *, clean: bool) -> dict[str, Any]:
+def describe(presentation: Recorded, grid: Grid, *, clean: bool) -> dict[str, Any]:
     """JSON-able. `clean`: nothing was shown that is not on disk."""
     return {
         "epoch": presentation.epoch,

@@ -1,7 +1,8 @@
 """What viewers see of one playback id: immutable windows over the shelves, their versions, and whoever waits for them.
 
-The half of a presentation that the origin asks. The other half, in `presentation`, is told of packets and cuts, fills
-the shelves, and calls `touch` after each change. Every method returns at once, and only `wait` waits.
+The part of a presentation that the origin asks. On top of it, `recorded` keeps it over a restart of the server, and
+`presentation` is told of packets and cuts, fills the shelves, and calls `touch` after each change. Every method
+returns at once, and only `wait` waits.
 """
 
 from __future__ import annotations
