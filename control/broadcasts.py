@@ -22,6 +22,7 @@ from control.keys import Grant
 from control.planning import Planning
 from ingest.ports import StopReason
 from ingest.settings import LimitSettings
+from media.errors import MediaError
 from packager.archive import Archive, Restored
 from packager.presentation import Presentation
 from packager.settings import PackagerSettings
@@ -106,7 +107,11 @@ class Broadcasts:
         for found in restored:
             window_s = float(found.meta.get("dvr_window_s", 0))
             presentation = Presentation(found.playback_id, self._packaging, archive=self.archive, dvr_window_s=window_s)
-            presentation.recall(found)
+            try:
+                presentation.recall(found)
+            except MediaError as error:
+                log.error("dvr_unreadable", playback_id=found.playback_id, reason=error.text)
+                continue
             self._shown[found.playback_id] = presentation
             self._ended_at[found.playback_id] = time.monotonic()
             log.info("broadcast_recalled", playback_id=found.playback_id)

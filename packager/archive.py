@@ -172,7 +172,7 @@ class Reel:
         row = [b.msn, b.pts, b.wall_us, int(b.discontinuity), b.discontinuities, init.name if init else "",
                segment.timescale, segment.start, segment.duration, int(segment.gap), segment.size_bytes,
                segment.lead_bytes]  # fmt: skip
-        line = json.dumps(row, separators=(",", ":")) + "\n"
+        line = "\n" + json.dumps(row, separators=(",", ":"))  # behind one that a full disk cut off, it stands alone
 
         def work() -> None:
             if fresh is not None:
@@ -236,7 +236,7 @@ def load(root: Path) -> list[Restored]:
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
         try:
             found.append(_load_stream(folder))
-        except (OSError, ValueError, KeyError, IndexError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             log.warning("dvr_unreadable", playback_id=folder.name, reason=str(error)[:200])
     return [restored for restored in found if any(restored.segments.values())]
 

@@ -61,11 +61,11 @@ class Keeper:
             if any(shelf.forget() for shelf in shelves):
                 self.evicted_early += 1
                 continue
-            longest = max(shelves, key=lambda shelf: len(shelf.listed))
-            if len(longest.listed) <= MIN_LISTED:
+            longest = max((len(shelf.listed) for shelf in shelves), default=0)
+            if longest <= MIN_LISTED:
                 return
             for shelf in shelves:
-                if len(shelf.listed) == len(longest.listed):
+                if len(shelf.listed) == longest:
                     shelf.unlist(now)
 
     def _bound_disk(self, now: float) -> None:

@@ -424,7 +424,7 @@ class Presentation(Recorded):
         return asleep if asleep is not None else self._lanes[rendition_name].init
 
     def recall(self, restored: Restored) -> None:
-        """Take over what an earlier run left on disk, which `restart` continues; see `Recorded`."""
+        """Take over what an earlier run left on disk, which `restart` continues. See `Recorded`."""
         super().recall(restored)
         assert self._grid is not None
         self._measured = True

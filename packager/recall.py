@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from media.clock import VIDEO_TIMESCALE
+from media.errors import HeadraceError, MediaError
 from media.rendition import Rendition
 from media.track import Codec, Kind
 from packager.archive import Restored
@@ -38,6 +39,32 @@ def describe(presentation: Recorded, grid: Grid, *, clean: bool) -> dict[str, An
             for r in presentation.renditions
         ],
     }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What was on disk, read."""
+
+    epoch: str
+    start_us: int
+    grid: Grid
+    """As it was: PART-TARGET never changes."""
+    renditions: tuple[Rendition, ...]
+    """Those that were declared last."""
+    segments: dict[str, list[Segment]]
+    """By rendition, with their headers, all ending at the same number."""
+
+
+def parse(restored: Restored) -> Recalled:
+    """Raises `MediaError` for what cannot be made sense of: a file that a power failure left empty, or that another
+    version wrote."""
+    meta = restored.meta
+    try:
+        found = grid(meta)
+        kept = segments(restored, found.segment_s)
+        return Recalled(str(meta["epoch"]), int(meta["start_us"]), found, renditions(meta), kept)
+    except (HeadraceError, ValueError, LookupError, TypeError) as error:
+        raise MediaError(f"The recording on disk cannot be read: {error}", slug="recording_unreadable") from error
 
 
 def grid(meta: Mapping[str, Any]) -> Grid:

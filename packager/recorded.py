@@ -87,22 +87,21 @@ class Recorded(View):
 
     def recall(self, restored: Restored) -> None:
         """Take over what an earlier run left on disk: an ended presentation. Numbers that may have been shown before
-        the server died, and are not on disk, become gaps and are not used again."""
-        self._grid = recall.grid(restored.meta)
-        self.epoch = restored.meta["epoch"]
+        the server died, and are not on disk, become gaps and are not used again. Raises `MediaError` where it cannot
+        be read; then nothing has happened."""
+        found = recall.parse(restored)
+        self._grid, self.epoch, self.renditions = found.grid, found.epoch, found.renditions
         if self._reel is not None:
             self._reel.adopt(self.epoch)
-        self.renditions = recall.renditions(restored.meta)
-        kept = recall.segments(restored, self._grid.segment_s)
         for rendition in self.renditions:
-            if not kept.get(rendition.name):
+            if not found.segments.get(rendition.name):
                 continue
             shelf = self.shelves[rendition.name] = self._keeper.shelf(rendition)
-            shelf.restore(kept[rendition.name])
+            shelf.restore(found.segments[rendition.name])
             rates = self.rates[rendition.name] = Rates(self.settings.segment_s, rendition.bitrate)
             for segment in shelf.listed:
                 rates.add(segment)
-        self._cuts.recall([s.boundary for s in max(kept.values(), key=len)], restored.meta["start_us"])
+        self._cuts.recall([s.boundary for s in max(found.segments.values(), key=len)], found.start_us)
         self._cuts.restart()
         self.ended = True
         self.touch()

@@ -69,7 +69,8 @@ def _mvhd() -> bytes:
 
 def _trak(track: Track) -> bytes:
     video = track.kind is Kind.VIDEO
-    width = round(track.width * track.sample_aspect) if video else 0
+    # As it is to be shown; a bitstream may say that its samples are 65535 times as wide as high.
+    width = min(round(track.width * track.sample_aspect), 0xFFFF) if video else 0
     times = struct.pack(">IIIII", 0, 0, TRACK_ID, 0, 0)
     layout = struct.pack(">QhhHH", 0, 0, 0, 0 if video else 0x0100, 0)
     size = struct.pack(">II", width << 16, track.height << 16 if video else 0)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from media.errors import MediaError
 from packager import render
 from packager.archive import Archive, load
 from packager.hls import lint, parse
@@ -153,6 +154,32 @@ def test_a_restarted_server_goes_on_where_it_was(studio: SimpleNamespace, tmp_pa
     assert lint.follow(replace(recalled, ended=False, control=after.control), after) == []
     assert len({s.uri for s in after.complete}) == len(after.complete)
     again.archive.close()
+
+
+def test_a_line_that_a_full_disk_cut_off_costs_no_other(studio: SimpleNamespace, desk: Desk, tmp_path: Path) -> None:
+    presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+    index = tmp_path / "x" / "source" / "index-0.jsonl"
+    index.parent.mkdir(parents=True)
+    index.write_text("[0,9000")
+    play(studio, presentation, desk)
+    (found,) = load(tmp_path)
+    assert [s.msn for s in found.segments["source"]] == list(range(17))
+
+
+def test_a_recording_that_cannot_be_read_is_left_alone(studio: SimpleNamespace, desk: Desk, tmp_path: Path) -> None:
+    play(studio, Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600), desk)
+    (init,) = (tmp_path / "x" / "source").glob("init-*.mp4")
+    init.write_bytes(b"")
+    (found,) = load(tmp_path)
+    later = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+    epoch = later.epoch
+    with pytest.raises(MediaError):
+        later.recall(found)
+    assert (later.epoch, later.ended, later.shelves) == (epoch, False, {})
+    with pytest.raises(MediaError):
+        later.recall(replace(found, meta={}))
+    (tmp_path / "x" / "stream.json").write_text("null")
+    assert load(tmp_path) == []
 
 
 def test_what_is_discarded_leaves_nothing(studio: SimpleNamespace, desk: Desk, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -170,6 +171,8 @@ def test_init_of_picture_and_sound(studio: SimpleNamespace) -> None:
     assert found["/moov/trak/mdia/minf/stbl/stsd/avc1/pasp"] == struct.pack(">II", 3, 4)
     assert found["/moov/trak/mdia/mdhd"][12:16] == struct.pack(">I", 90_000)
     assert b"cmfc" in found["/ftyp"]
+    wide = dict(boxes(init_segment(replace(track, sample_aspect=Fraction(65_535)))))
+    assert wide["/moov/trak/tkhd"][-8:-4] == struct.pack(">I", 0xFFFF << 16), "no more fits, and no error either"
     with av.open(io.BytesIO(init_segment(studio.long[1].packets[0].track))) as opened:
         assert opened.streams.audio[0].codec_context.sample_rate == 48_000
     with pytest.raises(MediaError):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from until import settled
 
 from media.cut import Cut
 from packager.hls import lint, parse
@@ -178,18 +179,18 @@ async def test_waits_for_a_part_and_for_a_segment(studio: SimpleNamespace) -> No
         "5": asyncio.ensure_future(stage.get("source/media.m3u8?_HLS_msn=4&_HLS_part=4")),
         "part": asyncio.ensure_future(stage.get(f"source/part-{stage.epoch}-4.2.m4s")),
     }
-    await asyncio.sleep(0)
+    await settled()
     assert stage.client.origin.waiting == 5
     stage.until(9.58)
-    await asyncio.sleep(0.01)
+    await settled()
     assert {name for name, task in asked.items() if task.done()} == {"4.2", "3.9", "part"}
     assert f"part-{stage.epoch}-4.2.m4s" in asked["4.2"].result().body.decode()
     assert asked["part"].result().body == stage.shown.shelves["source"].part(4, 2).data
     stage.until(10.12)
-    await asyncio.sleep(0.01)
+    await settled()
     assert {name for name, task in asked.items() if not task.done()} == {"5"}
     stage.until(10.62)
-    await asyncio.sleep(0.01)
+    await settled()
     assert all(task.done() and task.result().status == 200 for task in asked.values())
     assert stage.client.origin.waiting == 0
 
@@ -199,9 +200,9 @@ async def test_the_end_releases_whoever_waits(studio: SimpleNamespace) -> None:
     playlist = asyncio.ensure_future(stage.get("source/media.m3u8?_HLS_msn=5"))
     part = asyncio.ensure_future(stage.get(f"source/part-{stage.epoch}-4.3.m4s"))
     hinted = asyncio.ensure_future(stage.get(f"source/part-{stage.epoch}-4.2.m4s"))
-    await asyncio.sleep(0)
+    await settled()
     stage.shown.end()
-    await asyncio.sleep(0.01)
+    await settled()
     assert b"#EXT-X-ENDLIST" in playlist.result().body
     assert part.result().status == 404
     assert hinted.result().status == 200  # what there was of it
@@ -227,15 +228,15 @@ async def test_a_segment_streams_while_it_is_made(studio: SimpleNamespace) -> No
     stage = Stage(studio, 9.1)
     answer, early = Answer(), Answer()
     task = asyncio.ensure_future(stage.get(f"source/seg-{stage.epoch}-4.m4s", into=answer))
-    await asyncio.sleep(0.01)
+    await settled()
     assert (answer.status, len(answer.pieces), answer.whole) == (200, 2, False)
     assert "content-length" not in answer.headers
     stage.until(9.58)
-    await asyncio.sleep(0.01)
+    await settled()
     assert len(answer.pieces) == 3
     stage.until(10.02)
     following = asyncio.ensure_future(stage.get(f"source/seg-{stage.epoch}-5.m4s", into=early))
-    await asyncio.sleep(0.01)
+    await settled()
     assert early.status == 0
     stage.until(12.2)
     await task
@@ -290,10 +291,27 @@ async def test_memory_is_bounded(studio: SimpleNamespace) -> None:
     assert len(tight.windows["source"].segments) >= 6
 
 
+def test_memory_takes_the_oldest_of_all_renditions_alike(studio: SimpleNamespace) -> None:
+    filler = studio.long[0]
+    tight = Presentation("x", PackagerSettings(memory_bytes=1024 * 1024))
+    names = ("source", "small")
+    tight.declare([replace(filler.rendition, name=name) for name in names])
+    for n in range(60):
+        tight.cut(Cut(n, n * 180_000, studio.WALL_US + n * 2_000_000))
+        for k in range(4):
+            at = n * 180_000 + k * 45_000
+            shot = replace(filler.packets[0], pts=at, dts=at, duration=45_000, keyframe=k == 0)
+            tight.write("source", replace(shot, data=bytes(30_000)))
+            tight.write("small", replace(shot, data=bytes(1000)))
+        first = {window.segments[0].msn for window in tight.windows.values() if window.segments}
+        assert len(first) <= 1, "a picture without its other sizes is of no use"
+    assert tight.evicted_early > 0
+
+
 async def test_nothing_before_the_first_part(studio: SimpleNamespace) -> None:
     stage = Stage(studio, 0.2)
     early = [asyncio.ensure_future(stage.get(file)) for file in ("index.m3u8", "manifest.mpd")]
-    await asyncio.sleep(0)
+    await settled()
     assert (await stage.get("source/media.m3u8?_HLS_msn=0")).status == 404
     assert stage.client.origin.waiting == 2, "a 404 now would stay in caches for a second after the start"
     stage.until(0.7)
@@ -310,9 +328,10 @@ async def test_a_stream_that_does_not_start_is_not_found(
 ) -> None:
     stage = Stage(studio, 0.2)
     asked = asyncio.ensure_future(stage.get("index.m3u8"))
-    await asyncio.sleep(0)
+    await settled()
     stage.shown.end()
     answer = await asked
+    print("READY", stage.shown.ready, answer.status)
     assert answer.status == (200 if stage.shown.ready else 404), "what there was is shown"
     monkeypatch.setattr("packager.origin.WAIT_TARGETS", 0.01)
     assert (await Stage(studio, 0.2).get("index.m3u8")).status == 404
@@ -321,7 +340,7 @@ async def test_a_stream_that_does_not_start_is_not_found(
 async def test_a_closing_origin_releases_everybody(studio: SimpleNamespace) -> None:
     stage = Stage(studio, 9.1)
     waiting = asyncio.ensure_future(stage.get("source/media.m3u8?_HLS_msn=4"))
-    await asyncio.sleep(0)
+    await settled()
     assert not waiting.done()
     stage.client.origin.close()
     assert (await waiting).status == 503
