@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 from encoded import RATE, aac_track, avc_track
 from pool_double import PoolDouble
+from until import until
 
 from control.broadcast import Broadcast, State
 from control.describe import describe
@@ -113,7 +114,7 @@ async def test_window_over_ends_the_broadcast_once(sources: tuple[Track, Track])
     session = bench.publisher()
     await feed(session, media(*sources, 0, 3))
     session.close(EndReason.LOST)
-    await asyncio.sleep(0.05)
+    await until(lambda: bench.ended)
     assert bench.ended == [bench.broadcast]
     assert bench.broadcast.end_reason == "reconnect_window_over"
     await bench.broadcast.finish()
@@ -163,7 +164,7 @@ async def test_video_that_comes_later_than_audio_gets_its_renditions(sources: tu
     session = bench.publisher()
     video, audio = sources
     await feed(session, media(None, audio, 0, 1))
-    await asyncio.sleep(0.8)
+    await until(lambda: bench.presentation.renditions)
     assert [r.name for r in bench.presentation.renditions] == ["audio"]
     await feed(session, media(video, audio, 1, 5))
     assert [r.name for r in bench.presentation.renditions] == ["source", "360p", "audio"]

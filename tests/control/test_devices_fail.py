@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from encoded import RATE, avc_clip
+from until import until
 
 from control.broadcasts import Broadcasts
 from control.keys import Grant
@@ -21,11 +21,6 @@ from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
 
 GPU = "cuda:7"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - a process has no event to wait for
-        await asyncio.sleep(0.01)
 
 
 async def test_an_encoder_that_is_gone_is_replaced_told_and_avoided() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from edge_double import ScriptedOrigin, Viewer, answer
+from until import until
 
 from edge.settings import EdgeSettings
 from edge.supervisor import EdgePool
@@ -25,16 +26,12 @@ def alive(pid: int) -> bool:
 
 
 async def until_dead(pid: int) -> None:
-    async with asyncio.timeout(60):
-        while alive(pid):  # noqa: ASYNC110 (another process, or no event to wait for)
-            await asyncio.sleep(0.02)
+    await until(lambda: not alive(pid))
 
 
 async def spare_of(pool: EdgePool, but: int = 0) -> int:
     """Process id of the spare, once there is one other than `but`."""
-    async with asyncio.timeout(60):
-        while pool.spare.pid in (0, but):  # noqa: ASYNC110 (another process, or no event to wait for)
-            await asyncio.sleep(0.01)
+    await until(lambda: pool.spare.pid not in (0, but))
     return pool.spare.pid
 
 
@@ -77,9 +74,7 @@ async def test_the_pool_serves_replaces_a_killed_worker_and_leaves_nothing(origi
         os.kill(spare, signal.SIGKILL)
         spare = await spare_of(pool, but=spare)  # one that dies while it waits is replaced, too
         os.kill(pids[0], signal.SIGKILL)
-        async with asyncio.timeout(60):
-            while len(pool.pids) < 2 or pids[0] in pool.pids:  # noqa: ASYNC110 (another process, or no event to wait for)
-                await asyncio.sleep(0.01)
+        await until(lambda: len(pool.pids) == 2 and pids[0] not in pool.pids)
         assert set(pool.pids) == {pids[1], spare}, "who takes the place had imported everything before it was needed"
         await spare_of(pool, but=spare)  # it is made when all are ready again
         assert len(sockets(spare) & sockets(os.getpid())) == 1, "the dead one's, and no other worker's"
@@ -111,9 +106,7 @@ async def test_a_spare_can_be_done_without(origin: ScriptedOrigin) -> None:
     try:
         pids = pool.pids
         os.kill(pids[0], signal.SIGKILL)
-        async with asyncio.timeout(60):
-            while not pool.pids or pool.pids == pids:  # noqa: ASYNC110 (another process, or no event to wait for)
-                await asyncio.sleep(0.01)
+        await until(lambda: pool.pids and pool.pids != pids)
         assert children() == set(pool.pids)
     finally:
         await pool.stop()
@@ -141,9 +134,7 @@ async def test_drain_finishes_what_is_asked(origin: ScriptedOrigin) -> None:
     await pool.start()
     viewer = Viewer(*await asyncio.open_connection("127.0.0.1", pool.port))
     viewer.send("/live/a/p")
-    async with asyncio.timeout(60):
-        while not origin.asked["/live/a/p"]:  # noqa: ASYNC110 (another process, or no event to wait for)
-            await asyncio.sleep(0.01)
+    await until(lambda: origin.asked["/live/a/p"])
     stopping = asyncio.create_task(pool.stop())
     await asyncio.sleep(0)
     gate.set()

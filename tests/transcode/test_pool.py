@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from until import until
 
 from media.cut import Cut
 from media.packet import Gap, Packet
@@ -47,12 +48,6 @@ def children() -> list[str]:
     """Worker processes of this process that are left."""
     listed = subprocess.run(["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
     return [line for line in listed.stdout.splitlines() if "transcode worker" in line]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - a process has no event to wait for
-            await asyncio.sleep(0.01)
 
 
 def items_of(kit: Any, clip: Any) -> list[Packet | Cut | Gap]:

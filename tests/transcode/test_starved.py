@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from until import until
+
 from media.cut import Cut
 from media.packet import Packet
 from transcode.ladder import Ladder, Rung
@@ -95,9 +97,7 @@ async def test_a_starved_worker_sheds_keeps_within_bounds_and_recovers(kit: Any,
             assert job.stats.overruns > 2
             assert sink.values["shed_level"] > 0
         assert max(memory) - memory[0] < WORKER_GROWTH_BYTES
-        async with asyncio.timeout(60):
-            while job.stats.queue_bytes:  # noqa: ASYNC110 - a process has no event to wait for
-                await asyncio.sleep(0.02)
+        await until(lambda: not job.stats.queue_bytes)
         last = await feed(200, 0.01)
         await job.close(drain=True)
         assert job.stats.restarts == 0

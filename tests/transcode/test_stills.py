@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -14,6 +13,7 @@ from typing import Any, cast
 
 import av
 import pytest
+from until import until
 
 from media.cut import Cut
 from media.packet import Packet
@@ -35,12 +35,6 @@ async def stills_of(settings: TranscodeSettings = SETTINGS, **bounds: Any) -> As
     finally:
         await stills.stop()
         assert not stills.pid
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(90):
-        while not condition():  # noqa: ASYNC110 - a process has no event to wait for
-            await asyncio.sleep(0.01)
 
 
 def keyframe(kit: Any, encoder: str = "libx264", pixels: str = "yuv420p", size: str = "320x180") -> Packet:

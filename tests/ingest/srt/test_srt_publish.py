@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from until import until
 
 from ingest.ports import EndReason, StopReason
 from ingest.settings import LimitSettings, SrtSettings
@@ -207,9 +208,7 @@ async def test_srt_live_transmit(
     caller = await run("sh", "-c", command, stdin=asyncio.subprocess.PIPE)
     publication = await gatekeeper.publication("open")
     caller.process.stdin.write(b"go\n")
-    async with asyncio.timeout(60):
-        while len(publication.packets(0)) < len(wanted.packets(0)) - 1:  # noqa: ASYNC110 (another process)
-            await asyncio.sleep(0.01)
+    await until(lambda: len(publication.packets(0)) >= len(wanted.packets(0)) - 1)
     os.killpg(caller.process.pid, signal.SIGINT)  # it does not end with its input
     await published(gatekeeper)
     same(publication, wanted, 0)

@@ -57,9 +57,12 @@ def test_a_sender_that_starts_anew_is_followed() -> None:
 @given(st.lists(st.integers(0, 65_535), max_size=80))
 def test_whatever_comes_nothing_is_handed_out_twice_or_held_beyond_the_bound(sequences: list[int]) -> None:
     order = Reorder(10 * MS, 16)
+    out: list[Piece] = []
     for at, number in enumerate(sequences):
-        list(order.push(piece(number), at * MS))
+        out += [got for _, got in order.push(piece(number), at * MS)]
         assert len(order._held) <= 16
+    assert len({id(got) for got in out}) == len(out)
+    assert len(out) + order.late + len(order._held) == len(sequences)
 
 
 def test_frames_end_at_the_marker() -> None:
