@@ -149,9 +149,12 @@ def _header(data: bytes) -> Header:
 
 def track(data: bytes) -> Track:
     """The track that an initialisation segment of ours describes. Raises `ProtocolError`."""
-    stsd = _find(data, b"moov/trak/mdia/minf/stbl/stsd")
-    entry = next(boxes(data, stsd.body + 8, stsd.end), None) if stsd else None
-    found = _track(data, entry) if entry else None
+    try:
+        stsd = _find(data, b"moov/trak/mdia/minf/stbl/stsd")
+        entry = next(boxes(data, stsd.body + 8, stsd.end), None) if stsd else None
+        found = _track(data, entry) if entry else None
+    except (struct.error, IndexError) as error:
+        raise ProtocolError(f"The initialisation segment is cut off: {error}.", slug="bad_init") from error
     if found is None:
         raise ProtocolError("The initialisation segment describes no known codec.", slug="bad_init")
     return found

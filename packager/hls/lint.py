@@ -101,8 +101,7 @@ def _clock(notes: _Notes, segments: list[SegmentTag]) -> None:
     for before, after in itertools.pairwise(segments):
         if before.date_time is None or after.date_time is None or after.discontinuity or before.gap or after.gap:
             continue
-        expected = before.date_time + timedelta(seconds=float(before.duration))
-        off = abs(after.date_time - expected)
+        off = abs(after.date_time - before.date_time - timedelta(seconds=float(before.duration)))
         notes.must(off <= CLOCK_SLACK, "APPLE 8.4", f"the date of segment {after.msn} is off by {off}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
 from media.errors import ProtocolError
@@ -241,7 +241,8 @@ class _Reader:
             case "BYTERANGE":
                 self._segment("").byterange = value
             case "PROGRAM-DATE-TIME":
-                self._segment(name).date_time = datetime.fromisoformat(value)
+                said_at = datetime.fromisoformat(value)  # without a zone (a SHOULD) it is taken for UTC
+                self._segment(name).date_time = said_at if said_at.tzinfo else said_at.replace(tzinfo=UTC)
             case "GAP":
                 self._segment("").gap = True
             case "PART":

@@ -15,8 +15,9 @@ import av
 import imageio_ffmpeg
 import pytest
 
-from media.errors import MediaError
+from media.errors import MediaError, ProtocolError
 from media.track import Codec, Kind, Track
+from packager.cmaf import read
 from packager.cmaf.fragment import NON_SYNC, SYNC, Sample, chunk, emsg, prft
 from packager.cmaf.init import init_segment
 from packager.presentation import Presentation
@@ -177,3 +178,13 @@ def test_init_of_picture_and_sound(studio: SimpleNamespace) -> None:
         assert opened.streams.audio[0].codec_context.sample_rate == 48_000
     with pytest.raises(MediaError):
         init_segment(Track(0, Kind.VIDEO, Codec.VP8, 90_000))
+
+
+def test_an_init_whose_descriptor_ends_early_is_the_files_fault(studio: SimpleNamespace) -> None:
+    whole = init_segment(studio.long[1].packets[0].track)
+    kind = whole.index(b"esds")
+    end = kind - 4 + int.from_bytes(whole[kind - 4 : kind], "big")
+    broken = whole[: kind + 8] + b"\x80" * (end - kind - 8) + whole[end:]
+    for reader in (read.track, read.header):
+        with pytest.raises(ProtocolError):
+            reader(broken)

@@ -54,6 +54,15 @@ def media(text: str) -> parse.MediaPlaylist:
     return found
 
 
+@pytest.mark.parametrize("last", ["2026-01-01T00:00:12.000", "9999-12-31T23:59:59.999Z"])
+def test_dates_without_a_zone_or_beyond_all_calendars_are_read(last: str) -> None:
+    text = GOOD.replace("2026-01-01T00:00:12.000Z", last)
+    said = [violation.rule for violation in lint.check(media(text))]
+    assert said == ([] if last.startswith("2026") else ["APPLE 8.4"])
+    after = text + f"#EXTINF:0.50000,\n6.m4s\n#EXT-X-PROGRAM-DATE-TIME:{last}\n#EXTINF:2.00000,\n7.m4s\n"
+    assert "APPLE 8.4" in [violation.rule for violation in lint.check(media(after))]
+
+
 def test_good_playlists_pass() -> None:
     assert lint.check(media(GOOD)) == []
     assert lint.follow(media(GOOD), media(NEXT)) == []
