@@ -14,6 +14,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from ports import free_port
+
+pytestmark = pytest.mark.timeout(60)
 
 
 class _Origin(http.server.BaseHTTPRequestHandler):
@@ -37,8 +40,7 @@ def get(url: str) -> bytes:
 
 
 def test_an_edge_on_its_own(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        metrics_port = free.getsockname()[1]
+    metrics_port = free_port()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Origin) as origin:
         threading.Thread(target=origin.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{origin.server_port}"
@@ -76,6 +78,3 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert port in done.stderr
     assert "Traceback" not in done.stderr
-
-
-pytestmark = pytest.mark.timeout(60)

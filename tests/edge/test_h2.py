@@ -6,39 +6,21 @@ import asyncio
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from edge_certificate import write_certificate
 from edge_double import Edge, MakeEdge, ScriptedOrigin, answer, held
+from program import run
 
 PLAYLIST = b"#EXTM3U\n" + b"#EXTINF:2,\nseg\n" * 100
 BIG = os.urandom(700_000)
 
 
-async def run(*command: str) -> tuple[int, bytes]:
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    async with asyncio.timeout(60):
-        out, _ = await process.communicate()
-    return process.returncode or 0, out
-
-
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("certificate")
-    files = {"certificate": folder / "cert.pem", "private_key": folder / "key.pem"}
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(files["private_key"]), "-out", str(files["certificate"]), "-days", "2"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return files
+    chain, private = write_certificate(tmp_path_factory.mktemp("certificate"), "localhost")
+    return {"certificate": chain, "private_key": private}
 
 
 @pytest.fixture
@@ -54,7 +36,7 @@ async def curl(edge: Edge, target: str, *more: str) -> tuple[dict[str, str], byt
     if shutil.which("curl") is None:
         pytest.skip("curl is missing")
     url = f"https://127.0.0.1:{edge.worker.tls_port}{target}"
-    code, out = await run("curl", "-sSk", "--http2", "--path-as-is", "-D", "-", *more, url)
+    code, out, _ = await run("curl", "-sSk", "--http2", "--path-as-is", "-D", "-", *more, url)
     assert code == 0
     head, _, body = out.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
@@ -132,9 +114,9 @@ async def test_many_requests_on_few_connections(secure: Edge) -> None:
         pytest.skip("h2load is missing")
     base = f"https://127.0.0.1:{secure.worker.tls_port}"
     await curl(secure, "/live/a/big")
-    _, out = await run("h2load", "-n400", "-c4", "-m20", f"{base}/live/a/p.m3u8", f"{base}/live/a/big")
+    _, out, _ = await run("h2load", "-n400", "-c4", "-m20", f"{base}/live/a/p.m3u8", f"{base}/live/a/big")
     assert b"400 succeeded, 0 failed" in out
-    _, out = await run("h2load", "-n20", "-c1", "-m4", "-w14", "-W15", f"{base}/live/a/big")
+    _, out, _ = await run("h2load", "-n20", "-c1", "-m4", "-w14", "-W15", f"{base}/live/a/big")
     assert b"20 succeeded, 0 failed" in out, "small windows"
 
 
@@ -153,7 +135,7 @@ async def test_nghttp_speaks_with_us(secure: Edge) -> None:
     if shutil.which("nghttp") is None:
         pytest.skip("nghttp is missing")
     base = f"https://127.0.0.1:{secure.worker.tls_port}"
-    _, out = await run("nghttp", "-nv", "--no-dep", f"{base}/live/a/p.m3u8", f"{base}/live/a/big")
+    _, out, _ = await run("nghttp", "-nv", "--no-dep", f"{base}/live/a/p.m3u8", f"{base}/live/a/big")
     text = re.sub(r"\x1b\[[0-9;]*m", "", out.decode(errors="replace"))
     assert text.count(":status: 200") == 2
     assert "GOAWAY" not in text.split("send GOAWAY")[0]

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import av
 import pytest
 import uvicorn
+from program import run
 
 from media.codecs import audio_track, normalise_video, video_track
 from media.codecs.nal import split_annexb
@@ -256,24 +257,9 @@ async def serve(presentations: dict[str, Presentation]) -> AsyncIterator[str]:
         listener.close()
 
 
-async def run(*command: str) -> tuple[bytes, str]:
-    """Run a program to its end; its output and its messages."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        out, messages = await asyncio.wait_for(process.communicate(), 60)
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    return out, messages.decode(errors="replace")
-
-
 async def decode_numbers(ffmpeg: str, url: str, frames: int | None = None) -> tuple[list[int], str]:
     """Numbers of all pictures that a player shows, and its complaints."""
-    out, messages = await run(
+    _, out, messages = await run(
         ffmpeg,
         "-v",
         "warning",
@@ -296,7 +282,7 @@ async def decode_numbers(ffmpeg: str, url: str, frames: int | None = None) -> tu
 
 async def packet_times(ffprobe: str, url: str, stream: str) -> list[float]:
     """Presentation times of all packets in seconds, as a player sees them."""
-    out, _ = await run(
+    _, out, _ = await run(
         ffprobe, "-v", "error", "-select_streams", stream, "-show_entries", "packet=pts_time", "-of", "csv=p=0", url
     )
     return [float(line.strip(",")) for line in out.decode().split() if line.strip(",") not in ("", "N/A")]

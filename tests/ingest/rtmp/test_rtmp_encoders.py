@@ -6,7 +6,6 @@ distance between sound and picture.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import ssl
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import av
 import imageio_ffmpeg
 import pytest
+from program import run
 from rtmp_double import GOOD_KEY, Gatekeeper, Recorder
 
 from ingest.ports import EndReason
@@ -118,12 +118,6 @@ def assert_seamless(packets: list[Packet]) -> None:
         assert one.dts + one.duration == two.dts
 
 
-async def run(*command: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-    _, stderr = await process.communicate()
-    return process.returncode or 0, stderr.decode(errors="replace")
-
-
 def url(server: RtmpServer, name: str = GOOD_KEY) -> str:
     return f"rtmp://127.0.0.1:{server.port}/live/{name}"
 
@@ -133,7 +127,7 @@ async def push(
 ) -> Recorder:
     """Publish a clip without re-encoding, and return what arrived."""
     command = [ffmpeg, "-v", "error", "-i", str(clip), "-t", SECONDS, "-c", "copy", *options, "-f", "flv"]
-    code, stderr = await run(*command, to or url(server))
+    code, _, stderr = await run(*command, to or url(server))
     assert code == 0, stderr
     recorder = await gatekeeper.admitted.get()
     assert (await recorder.ended)[0] is EndReason.FINISHED
@@ -181,7 +175,7 @@ async def test_enhanced_av1_and_opus(server: RtmpServer, gatekeeper: Gatekeeper,
 async def test_several_tracks_of_each_kind(server: RtmpServer, gatekeeper: Gatekeeper, h264: Path, hevc: Path) -> None:
     maps = [option for spec in ("0:v", "0:a", "1:v", "1:a") for option in ("-map", spec)]
     command = [FFMPEG_9, "-v", "error", "-i", str(h264), "-i", str(hevc), *maps, "-t", SECONDS, "-c", "copy"]
-    code, stderr = await run(*command, "-f", "flv", url(server))
+    code, _, stderr = await run(*command, "-f", "flv", url(server))
     assert code == 0, stderr
     recorder = await gatekeeper.admitted.get()
     await recorder.ended
@@ -192,7 +186,7 @@ async def test_several_tracks_of_each_kind(server: RtmpServer, gatekeeper: Gatek
 @pytest.mark.parametrize("ffmpeg", FFMPEGS)
 async def test_a_wrong_key_is_shown(ffmpeg: str, server: RtmpServer, gatekeeper: Gatekeeper, h264: Path) -> None:
     command = [ffmpeg, "-v", "error", "-i", str(h264), "-t", SECONDS, "-c", "copy", "-f", "flv"]
-    code, stderr = await run(*command, url(server, "wrong"))
+    code, _, stderr = await run(*command, url(server, "wrong"))
     assert code != 0
     assert "No stream has this key: copy it again." in stderr
     assert gatekeeper.admitted.empty()
@@ -212,10 +206,10 @@ async def test_sound_of_old_kinds_is_refused_with_words(
     server: RtmpServer, gatekeeper: Gatekeeper, codec: str, rate: str, name: str
 ) -> None:
     ffmpeg = SYSTEM if SYSTEM and codec == "libspeex" else FFMPEG_9
-    if (await run(ffmpeg, "-v", "error", "-h", f"encoder={codec}"))[1]:
+    if (await run(ffmpeg, "-v", "error", "-h", f"encoder={codec}"))[2]:
         pytest.skip(f"this ffmpeg has no {codec}")
     source = ["-re", "-f", "lavfi", "-i", f"sine=r={rate}", "-c:a", codec, "-ac", "1", "-ar", rate]
-    code, _ = await run(ffmpeg, "-v", "error", *source, "-t", "60", "-f", "flv", url(server))
+    code, _, _ = await run(ffmpeg, "-v", "error", *source, "-t", "60", "-f", "flv", url(server))
     assert code != 0
     # That the words are sent is tested in test_rtmp_session; whether ffmpeg reads them before its next write is luck.
     words = f"The audio codec '{name}' is not supported: set the encoder to AAC or Opus."
@@ -224,7 +218,7 @@ async def test_sound_of_old_kinds_is_refused_with_words(
 
 @pytest.mark.parametrize("ffmpeg", FFMPEGS)
 async def test_playing_is_refused(ffmpeg: str, server: RtmpServer) -> None:
-    code, stderr = await run(ffmpeg, "-v", "error", "-i", url(server), "-f", "null", "-")
+    code, _, stderr = await run(ffmpeg, "-v", "error", "-i", url(server), "-f", "null", "-")
     assert code != 0
     assert "viewers watch over HTTP" in stderr
 
@@ -239,7 +233,7 @@ async def test_playing_is_refused(ffmpeg: str, server: RtmpServer) -> None:
 async def test_sound_alone_and_picture_alone(
     server: RtmpServer, gatekeeper: Gatekeeper, source: list[str], ident: int
 ) -> None:
-    code, stderr = await run(FFMPEG_9, "-v", "error", *source, "-t", "2", "-f", "flv", url(server))
+    code, _, stderr = await run(FFMPEG_9, "-v", "error", *source, "-t", "2", "-f", "flv", url(server))
     assert code == 0, stderr
     recorder = await gatekeeper.admitted.get()
     await recorder.ended
@@ -278,7 +272,7 @@ class TestRtmps:
     async def test_a_wrong_key_is_shown(self, ffmpeg: str, secure: RtmpServer, h264: Path) -> None:
         trust = ["-tls_verify", "0"] if ffmpeg == FFMPEG_9 else []
         command = [ffmpeg, "-v", "error", "-i", str(h264), "-t", SECONDS, "-c", "copy", *trust, "-f", "flv"]
-        code, stderr = await run(*command, f"rtmps://localhost:{secure.port}/live/wrong")
+        code, _, stderr = await run(*command, f"rtmps://localhost:{secure.port}/live/wrong")
         assert code != 0
         assert "No stream has this key: copy it again." in stderr
 
@@ -295,7 +289,7 @@ async def test_gstreamer(server: RtmpServer, gatekeeper: Gatekeeper, sink: str, 
     encoder = "x264enc speed-preset=ultrafast bframes=0 key-int-max=30 ! h264parse ! mux."
     sound = "audiotestsrc num-buffers=141 ! audio/x-raw,rate=48000,channels=2 ! voaacenc ! aacparse ! mux."
     mux = f"flvmux name=mux streamable={streamable} ! {sink} location={url(server)}"
-    code, stderr = await run("gst-launch-1.0", "-q", *f"{mux} {picture} ! {encoder} {sound}".split())
+    code, _, stderr = await run("gst-launch-1.0", "-q", *f"{mux} {picture} ! {encoder} {sound}".split())
     assert code == 0, stderr
     recorder = await gatekeeper.admitted.get()
     await recorder.ended

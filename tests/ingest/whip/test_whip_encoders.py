@@ -16,6 +16,7 @@ from typing import Any
 import av
 import pytest
 from browser_camera import SWITCHES, camera
+from program import run
 
 from ingest.ports import EndReason
 from media.errors import Refused
@@ -77,18 +78,14 @@ def offsets_ms(publication: Any) -> list[float]:
 
 async def test_ffmpeg(server: Any, gate: Any) -> None:
     binary = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
-    muxers = await asyncio.create_subprocess_exec(binary, "-hide_banner", "-muxers", stdout=-1, stderr=-1)
-    if b" whip " not in (await muxers.communicate())[0]:
+    if b" whip " not in (await run(binary, "-hide_banner", "-muxers"))[1]:
         pytest.skip("this ffmpeg has no WHIP muxer")
     picture = "color=black:s=160x96:r=25,drawbox=t=fill:color=white:enable='lt(mod(t,1),0.2)'"
     sound = "aevalsrc='0.5*sin(2*PI*1000*t)*lt(mod(t,1),0.2)':s=48000"
     command = ["-re", "-f", "lavfi", "-i", picture, "-re", "-f", "lavfi", "-i", sound, "-t", "6"]
     command += ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-bf", "0", "-g", "50"]
     command += ["-pix_fmt", "yuv420p", "-c:a", "libopus", "-ac", "2", "-f", "whip", "-authorization", "the-key"]
-    ffmpeg = await asyncio.create_subprocess_exec(
-        binary, "-hide_banner", "-loglevel", "error", *command, f"{server.url}/whip", stderr=asyncio.subprocess.PIPE
-    )
-    said = (await ffmpeg.communicate())[1].decode()
+    _, _, said = await run(binary, "-hide_banner", "-loglevel", "error", *command, f"{server.url}/whip")
     assert gate.publications, said
     publication = gate.publications[0]
     async with asyncio.timeout(5):
