@@ -159,6 +159,9 @@ class EdgePool:
 
     async def _replace(self, index: int) -> None:
         old, keeper, control = self._processes[index], self._tasks[index], self._controls.get(index)
+        if old.returncode is not None:
+            keeper.cancel()  # it is about to start another in the place of the dead: we are
+            await asyncio.gather(keeper, return_exceptions=True)
         self._ready[index] = ready = asyncio.Event()
         self._tasks[index] = successor = asyncio.create_task(self._keep(index))
         said = asyncio.create_task(ready.wait())
@@ -168,10 +171,13 @@ class EdgePool:
             self._tasks[index] = keeper
             successor.cancel()
             await asyncio.gather(successor, return_exceptions=True)
-            self._processes[index] = old
-            if control is not None and old.returncode is None:
-                self._controls[index] = control
-                ready.set()
+            if keeper.done():
+                self._tasks[index] = asyncio.create_task(self._keep(index))  # the old one has died
+            elif old.returncode is None:
+                self._processes[index] = old
+                if control is not None:
+                    self._controls[index] = control
+                    ready.set()
             raise RuntimeError("a new edge worker did not start; its message is on stderr")
         self._leaving.add(old)
         try:
@@ -180,7 +186,8 @@ class EdgePool:
             _, late = await asyncio.wait({keeper}, timeout=self.settings.drain_s + 5)
             if late and old.returncode is None:
                 old.kill()
-            await keeper
+            if not keeper.cancelled():
+                await keeper
         finally:
             self._leaving.discard(old)
 
