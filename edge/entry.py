@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from edge import codings, freshness
 from edge.h2 import frames, hpack
+from edge.h2.frames import Flag, Kind
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -130,8 +131,8 @@ class Entry:
         """Heads for other results than HIT, good as long as `wire`."""
         self.blocks: dict[bytes, bytes] = {}
         """HTTP/2 header blocks by result, good as long as `wire`."""
-        self.frames: tuple[bytes, bytes] | None = None
-        """What goes before and between the two places of the stream's number in the frames of a HIT."""
+        self.frames: list[bytes | memoryview] | None = None
+        """The frames of a HIT in pieces: after the second one and then every third belongs the stream's number."""
         self.wire = b""
         """Head and body of a HIT, or empty where the two are written apart."""
         self.wire_head = b""
@@ -210,12 +211,20 @@ class Entry:
             self.blocks[result] = found
         return found
 
-    def prepare_frames(self, now: float) -> tuple[bytes, bytes]:
-        """Make `frames`: HEADERS and DATA around the stream's number; the body follows as it is."""
+    def prepare_frames(self, now: float) -> list[bytes | memoryview]:
+        """Make `frames`, HEADERS and DATA: `b"", start, NUMBER, block, start, NUMBER, data, ..., NUMBER, data`.
+
+        What is empty at `NUMBER` (2, 5, 8, ...) is for the stream's number; the block is at 3.
+        """
         block = self.block_for(now, b"HIT")
-        first = frames.start(len(block), frames.Kind.HEADERS, frames.Flag.END_HEADERS)
-        self.frames = (first, block + frames.start(len(self.body), frames.Kind.DATA, frames.Flag.END_STREAM))
-        return self.frames
+        found: list[bytes | memoryview] = [b"", frames.start(len(block), Kind.HEADERS, Flag.END_HEADERS), b"", block]
+        view = memoryview(self.body)
+        for at in range(0, len(view), frames.DEFAULT_FRAME_BYTES):
+            piece = view[at : at + frames.DEFAULT_FRAME_BYTES]
+            last = at + len(piece) == len(view)
+            found += (frames.start(len(piece), Kind.DATA, Flag.END_STREAM if last else 0), b"", piece)
+        self.frames = found
+        return found
 
     def prepare(self, now: float) -> None:
         """Make the bytes of a HIT, good until the Age changes."""

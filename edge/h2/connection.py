@@ -1,7 +1,7 @@
 """One viewer's HTTP/2 connection: the thin shell around `edge.h2.core`, and the sinks of its streams.
 
-As in `edge.connection` there is a short path: a known header block and a fresh entry make two prepared frames
-that need only the stream's number. everything else is an `Answer`, which queues at the core.
+As in `edge.connection` there is a short path: a known header block and a fresh entry make prepared frames that need
+only the stream's number. Everything else is an `Answer`, which queues at the core.
 """
 
 from __future__ import annotations
@@ -322,18 +322,19 @@ class H2Connection(asyncio.Protocol):
         if self._log is not None and self._log.due():
             return False
         size = len(found.body)
-        if not core.fits(size) or not size or self.paused:
+        if not 0 < size <= TURN_BYTES or not core.fits(size) or self.paused:
             return False
         found.used = True
         if now >= found.wire_until:
             found.prepare(now)
-        first, second = found.frames or found.prepare_frames(now)
-        name = frames.number(number)
-        core.out += (first, name, second, name, found.body)
+        pieces = found.frames or found.prepare_frames(now)
+        at = len(core.out)
+        core.out += pieces
+        core.out[at + 2 :: 3] = [frames.number(number)] * (len(pieces) // 3)
         core.window -= size
         stats = self._stats
         stats.hit += 1
-        stats.bytes_sent += len(second) + size
+        stats.bytes_sent += len(pieces[3]) + size
         return True
 
     def _leave_all(self) -> None:

@@ -1,6 +1,6 @@
 """The half of an HTTP/2 connection that answers: streams with their queues and windows, and bytes out.
 
-Answers take turns of one frame each, so that a playlist overtakes a segment anyway. The other half, what a client
+Answers take turns of one frame each, so that a playlist overtakes a segment anyway; one that is alone goes on. The other half, what a client
 sends, is `edge.h2.core`; both are one object, and share its fields.
 """
 
@@ -42,8 +42,6 @@ class Sender:
         self.window = frames.DEFAULT_WINDOW
         """Bytes that the connection takes."""
         self.stream_window = frames.DEFAULT_WINDOW
-        self.frame_bytes = frames.DEFAULT_FRAME_BYTES
-        """Largest frame that the client takes."""
         self.out: list[Buffer] = [greeting]
         self._ready: dict[Stream, None] = {}
         """Streams with something to send, in the order of their turns."""
@@ -56,12 +54,12 @@ class Sender:
         return stream
 
     def fits(self, size: int) -> bool:
-        """Whether a whole body can go out at once, as one frame."""
-        return size <= self.frame_bytes and size <= self.window and size <= self.stream_window and not self._ready
+        """Whether windows and other answers let a whole body out at once."""
+        return size <= self.window and size <= self.stream_window and not self._ready
 
     def head(self, stream: Stream, block: bytes, *, ended: bool) -> None:
         """Send an answer's fields; with `ended` this is all of it."""
-        self.out.append(frames.headers(stream.number, block, ended=ended, limit=self.frame_bytes))
+        self.out.append(frames.headers(stream.number, block, ended=ended))
         if ended:
             self._close(stream)
 
@@ -89,7 +87,7 @@ class Sender:
     def pump(self, budget: int) -> list[Stream]:
         """Move about `budget` queued bytes to `out`, as far as windows allow; the streams whose queue it emptied."""
         emptied: list[Stream] = []
-        ready, out = self._ready, self.out
+        ready = self._ready
         blocked: list[Stream] = []
         while ready and budget > 0:
             stream = next(iter(ready))
@@ -97,16 +95,15 @@ class Sender:
             if not stream.queue:
                 self._finish(stream)
                 continue
-            room = min(self.frame_bytes, self.window, stream.window, stream.queued)
+            turn = frames.DEFAULT_FRAME_BYTES if ready else budget
+            room = min(turn, self.window, stream.window, stream.queued)
             if room <= 0:
                 blocked.append(stream)
                 if self.window <= 0:
                     break
                 continue
             last = stream.ending and room == stream.queued
-            out.append(frames.start(room, Kind.DATA, Flag.END_STREAM if last else 0))
-            out.append(frames.number(stream.number))
-            self._move(stream, room)
+            self._move(stream, room, last)
             budget -= room
             if last:
                 self._close(stream)
@@ -128,22 +125,29 @@ class Sender:
         out, self.out = self.out, []
         return b"".join(out)
 
-    def _move(self, stream: Stream, size: int) -> None:
-        queue = stream.queue
+    def _move(self, stream: Stream, size: int, last: bool) -> None:
+        """`size` bytes of the queue, as frames; with `last` they end the stream."""
+        queue, out = stream.queue, self.out
         stream.window -= size
         stream.queued -= size
         self.window -= size
+        number = frames.number(stream.number)
         while size:
-            piece = queue[0]
-            if len(piece) <= size:
-                self.out.append(piece)
-                size -= len(piece)
-                queue.popleft()
-            else:
-                view = memoryview(piece)
-                self.out.append(view[:size])
-                queue[0] = view[size:]
-                return
+            left = min(size, frames.DEFAULT_FRAME_BYTES)
+            size -= left
+            out.append(frames.start(left, Kind.DATA, Flag.END_STREAM if last and not size else 0))
+            out.append(number)
+            while left:
+                piece = queue[0]
+                if len(piece) <= left:
+                    out.append(piece)
+                    left -= len(piece)
+                    queue.popleft()
+                else:
+                    view = memoryview(piece)
+                    out.append(view[:left])
+                    queue[0] = view[left:]
+                    break
 
     def _finish(self, stream: Stream) -> None:
         if stream.ending:
