@@ -3,61 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from ingest.ports import EndReason, PublishRequest, SrtAdmission, StopReason
+from recorder import Recorder
+
+from ingest.ports import PublishRequest, SrtAdmission
 from ingest.rtmp import commands
 from ingest.rtmp.amf0 import Value, encode
 from ingest.rtmp.chunks import ChunkReader, ChunkWriter
 from ingest.rtmp.messages import Kind, Message
 from media.errors import Refused
-from media.packet import Gap, Packet
 
 GOOD_KEY = "good-key"
-
-
-@dataclass
-class Recorder:
-    """A publication that keeps all it is given."""
-
-    request: PublishRequest
-    stream: str = "show"
-    id: str = "b1"
-    start: int = 0
-    items: list[Packet | Gap] = field(default_factory=list)
-    values: dict[str, float | str] = field(default_factory=dict)
-    ended: asyncio.Future[tuple[EndReason, str]] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-    first: asyncio.Event = field(default_factory=asyncio.Event)
-    stop: Callable[[StopReason, str], None] | None = None
-
-    def origin(self) -> int:
-        return self.start
-
-    def write(self, item: Packet | Gap) -> None:
-        assert not self.ended.done()
-        self.items.append(item)
-        self.first.set()
-
-    def report(self, **values: float | str) -> None:
-        self.values.update(values)
-
-    def on_stop(self, callback: Callable[[StopReason, str], None]) -> None:
-        self.stop = callback
-
-    def on_keyframe_wanted(self, callback: Callable[[], None]) -> None: ...
-
-    def close(self, reason: EndReason, text: str = "") -> None:
-        if not self.ended.done():
-            self.ended.set_result((reason, text))
-
-    def packets(self, track_id: int) -> list[Packet]:
-        return [item for item in self.items if isinstance(item, Packet) and item.track.id == track_id]
-
-    def gaps(self) -> list[Gap]:
-        return [item for item in self.items if isinstance(item, Gap)]
 
 
 class Gatekeeper:

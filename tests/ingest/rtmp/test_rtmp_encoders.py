@@ -17,7 +17,8 @@ import av
 import imageio_ffmpeg
 import pytest
 from program import run
-from rtmp_double import GOOD_KEY, Gatekeeper, Recorder
+from recorder import Recorder
+from rtmp_double import GOOD_KEY, Gatekeeper
 
 from ingest.ports import EndReason
 from ingest.rtmp.server import RtmpServer

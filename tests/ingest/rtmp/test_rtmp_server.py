@@ -7,7 +7,8 @@ import ssl
 from collections.abc import AsyncIterator
 
 import pytest
-from rtmp_double import GOOD_KEY, Gatekeeper, Recorder, Script
+from recorder import Recorder
+from rtmp_double import GOOD_KEY, Gatekeeper, Script
 from structlog.testing import capture_logs
 
 from ingest.ports import EndReason, StopReason

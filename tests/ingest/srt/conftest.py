@@ -13,64 +13,21 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from recorder import Recorder
 
-from ingest.ports import EndReason, PublishRequest, SrtAdmission, StopReason
+from ingest.ports import PublishRequest, SrtAdmission
 from ingest.settings import LimitSettings, SrtSettings
 from ingest.srt.library import Library, Option, SrtUnavailable, load, pack_address
 from ingest.srt.reject import Reject
 from ingest.srt.server import SrtServer
 from media.errors import Refused
-from media.packet import Gap, Packet
 
 RELAY = Path(__file__).parents[2] / "support" / "lossy_relay.py"
-
-
-@dataclass
-class Recorder:
-    """A publication that keeps all it is given."""
-
-    stream: str
-    request: PublishRequest
-    id: str = "b1"
-    items: list[Packet | Gap] = field(default_factory=list)
-    reports: list[dict[str, float | str]] = field(default_factory=list)
-    ended: asyncio.Future[tuple[EndReason, str]] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-    first: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    """Done with the first item."""
-    stop: Callable[[StopReason, str], None] | None = None
-
-    def origin(self) -> int:
-        return 0
-
-    def write(self, item: Packet | Gap) -> None:
-        self.items.append(item)
-        if not self.first.done():
-            self.first.set_result(None)
-
-    def report(self, **values: float | str) -> None:
-        self.reports.append(values)
-
-    def on_stop(self, callback: Callable[[StopReason, str], None]) -> None:
-        self.stop = callback
-
-    def on_keyframe_wanted(self, callback: Callable[[], None]) -> None: ...
-
-    def close(self, reason: EndReason, text: str = "") -> None:
-        if not self.ended.done():
-            self.ended.set_result((reason, text))
-
-    def packets(self, track_id: int) -> list[Packet]:
-        return [item for item in self.items if isinstance(item, Packet) and item.track.id == track_id]
-
-    def tracks(self) -> dict[int, str]:
-        return {item.track.id: item.track.codec.value for item in self.items if isinstance(item, Packet)}
 
 
 class Gatekeeper:
@@ -87,7 +44,7 @@ class Gatekeeper:
     async def admit(self, request: PublishRequest) -> Recorder:
         if self.refuse:
             raise Refused("not now")
-        recorder = Recorder(request.key, request)
+        recorder = Recorder(request, request.key)
         self.publications[request.key].append(recorder)
         self._news.set()
         return recorder
@@ -179,7 +136,7 @@ def any_ffmpeg(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def recorder() -> Recorder:
-    return Recorder("s", PublishRequest("srt", "open", "", 0))
+    return Recorder(PublishRequest("srt", "open", "", 0), "s")
 
 
 @pytest.fixture(scope="session")

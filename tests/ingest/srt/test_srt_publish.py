@@ -245,7 +245,7 @@ async def test_the_server_ends_a_publisher(
 ) -> None:
     caller = await run(*send(ffmpeg, clip("h264-aac", 4), server.port))
     publication = await gatekeeper.publication("open")
-    await publication.first
+    await publication.first.wait()
     publication.stop(StopReason.REVOKED, "the key was revoked")
     assert await publication.ended == (EndReason.STOPPED, "the key was revoked")
     status, _ = await caller.end(5)
@@ -258,7 +258,7 @@ async def test_a_killed_encoder_is_lost_not_finished(
 ) -> None:
     caller = await run(*send(ffmpeg, clip("h264-aac", 4), server.port))
     publication = await gatekeeper.publication("open")
-    await publication.first
+    await publication.first.wait()
     caller.process.kill()
     async with asyncio.timeout(60):
         assert (await publication.ended)[0] is EndReason.LOST
@@ -297,7 +297,7 @@ async def test_stop_ends_publications_and_leaves_nothing(
     await server.start()
     await run(*send(ffmpeg, clip("h264-aac", 4), server.port))
     publication = await gatekeeper.publication("open")
-    await publication.first
+    await publication.first.wait()
     await server.stop()
     assert (await publication.ended)[0] is EndReason.STOPPED
     assert asyncio.all_tasks() == tasks
