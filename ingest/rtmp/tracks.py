@@ -45,6 +45,7 @@ _AUDIO_NAMES = {
 }
 """What encoders call those codecs that we do not take: the ids of FLV 10.1 annex E.4, and FourCCs of [ERTMP]."""
 _MAX_NAME = 64
+_MAX_KILOBITS = 1_000_000
 _MOST_BROKEN = 200
 """Broken messages in a row after which the stream is called unusable; single ones are dropped."""
 
@@ -55,8 +56,8 @@ class Hints:
     def __init__(self, values: Mapping[str, Value] | None = None) -> None:
         values = values or {}
         self.frame_rate = snap(number(values.get("framerate")))
-        self.video_bitrate = int(1000 * max(0.0, number(values.get("videodatarate"))))
-        self.audio_bitrate = int(1000 * max(0.0, number(values.get("audiodatarate"))))
+        self.video_bitrate = _bitrate(values.get("videodatarate"))
+        self.audio_bitrate = _bitrate(values.get("audiodatarate"))
         self.encoder = text(values.get("encoder"))[:100]
         self._top = values
         self._audio = members(values.get("audioTrackIdInfoMap"))
@@ -79,6 +80,12 @@ class Hints:
         found = members(self._audio.get(str(track)))
         told = next((text(found[name]) for name in names if text(found.get(name))), "")
         return told or (text(self._top.get("language")) if track == 0 and "language" in names else "")
+
+
+def _bitrate(value: Value) -> int:
+    """Bits per second from the kilobits that onMetaData tells; 0 for what cannot be a rate."""
+    kilobits = number(value)
+    return int(1000 * kilobits) if 0 < kilobits <= _MAX_KILOBITS else 0
 
 
 def snap(rate: float) -> Fraction | None:

@@ -71,7 +71,8 @@ def _audio(kind: bytes, track: Track, config: bytes) -> bytes:
 
 def _esds(track: Track) -> bytes:
     """ES_Descriptor for MPEG-4 audio (ISO/IEC 14496-14 5.6): object type 0x40, stream type 5 (audio)."""
-    rates = struct.pack(">II", track.bitrate, track.bitrate)
+    rate = min(track.bitrate, 0xFFFFFFFF)
+    rates = struct.pack(">II", rate, rate)
     decoder = descriptor(0x04, b"\x40\x15\0\0\0", rates, descriptor(0x05, track.config))
     stream = descriptor(0x03, b"\0\0\0", decoder, descriptor(0x06, b"\x02"))
     return full(b"esds", 0, 0, stream)

@@ -174,6 +174,7 @@ def test_init_of_picture_and_sound(studio: SimpleNamespace) -> None:
     assert b"cmfc" in found["/ftyp"]
     wide = dict(boxes(init_segment(replace(track, sample_aspect=Fraction(65_535)))))
     assert wide["/moov/trak/tkhd"][-8:-4] == struct.pack(">I", 0xFFFF << 16), "no more fits, and no error either"
+    init_segment(replace(studio.long[1].packets[0].track, bitrate=1 << 40))  # as a publisher's metadata may say
     with av.open(io.BytesIO(init_segment(studio.long[1].packets[0].track))) as opened:
         assert opened.streams.audio[0].codec_context.sample_rate == 48_000
     with pytest.raises(MediaError):

@@ -117,6 +117,14 @@ class TestTracks:
         assert two.track is one.track
         assert not two.keyframe
 
+    @pytest.mark.parametrize("told", [1e306, 4_294_968.0, -1.0])
+    def test_a_rate_that_cannot_be_is_none(self, told: float) -> None:
+        tracks = Tracks(8)
+        tracks.metadata({"videodatarate": told, "audiodatarate": told})
+        tracks.video(0, video(0, AVCC))
+        (one,) = tracks.video(0, video(1, lengths(IDR), 0))
+        assert one.track.bitrate == 0
+
     def test_a_new_sequence_header_makes_a_new_track(self) -> None:
         tracks = Tracks(8)
         tracks.video(0, video(0, AVCC))
