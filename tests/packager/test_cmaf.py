@@ -81,7 +81,7 @@ async def test_same_structure_as_ffmpeg(studio: SimpleNamespace, tmp_path: Path,
     flags = "+cmaf+negative_cts_offsets+frag_custom+empty_moov+default_base_moof+delay_moov"
     tag = ("-tag:v", "hvc1") if codec is Codec.HEVC else ()
     source = ("-v", "warning", "-copyts", "-i", str(tmp_path / "ours.mp4"), "-c", "copy")
-    _, messages = await studio.run(
+    _, _, messages = await studio.run(
         FFMPEG, *source, *tag, "-strict", "experimental", "-movflags", flags, "-f", "mp4", str(theirs)
     )
     assert "mov,mp4" not in messages  # the reader has no complaint about ours
