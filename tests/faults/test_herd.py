@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from live_server import Server, ended, running
+from live_server import Server, ended, running, wait_for
 from small_source import small
+from until import until
 
 pytestmark = pytest.mark.e2e
 
@@ -34,9 +35,11 @@ class Viewer:
         self._base = f"/live/{name}/source/"
         self._asked = asked
         self.statuses: Counter[int] = Counter()
+        self.connected = False
 
     async def run(self, start: asyncio.Event) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.connected = True
         try:
             await start.wait()
             playlist = await self._get(reader, writer, "media.m3u8")
@@ -79,6 +82,8 @@ def test_the_origin_is_asked_once_for_each_object(one_edge: Server) -> None:
     url = server.add(name)["urls"]["rtmp"]
     with ended(server.push(url, *small())):
         server.wait_on_air(name)
+        path = f"/live/{name}/source/media.m3u8"
+        wait_for(lambda: "\nseg-" in server.playlist(path), 15, "a segment is whole")
         asked: Counter[str] = Counter()
         viewers = [Viewer(server, name, asked) for _ in range(VIEWERS)]
 
@@ -87,7 +92,7 @@ def test_the_origin_is_asked_once_for_each_object(one_edge: Server) -> None:
             async with asyncio.timeout(60), asyncio.TaskGroup() as group:
                 for viewer in viewers:
                     group.create_task(viewer.run(start))
-                await asyncio.sleep(2.5)  # everybody is connected, and a segment is whole
+                await until(lambda: all(viewer.connected for viewer in viewers))
                 start.set()
 
         before = metric(server, "headrace_edge_upstream_requests_total")
