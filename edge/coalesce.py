@@ -277,7 +277,7 @@ class Coalescer:
             flight.length = int(length[:18])
             if flight.length > self._settings.max_object_bytes:
                 raise UpstreamError(502, "object_too_large", retry=False)
-        if not flight.share:
+        if not flight.share and status != freshness.LOOP:
             self._unshare(flight)
         if flight.length is None or flight.length > WHOLE_BYTES:
             flight.become(State.ARRIVING)
@@ -321,7 +321,7 @@ class Coalescer:
             entry.keep(policy, self._settings.stale_if_error_s, now)
             if policy.store and (policy.lifetime_s > 0 or entry.etag or entry.last_modified or policy.if_error_s):
                 self._store(flight, entry)
-            else:
+            elif flight.status != freshness.LOOP:
                 self._cache.discard(key)
         flight.entry = entry
         self._end(flight, State.DONE)

@@ -18,6 +18,10 @@ CACHEABLE_BY_DEFAULT = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 4
 UNDERSTOOD = CACHEABLE_BY_DEFAULT | {201, 202, 302, 303, 307, 400, 401, 403, 408, 421, 429, 500, 502, 503, 504}
 """For `must-understand` (RFC 9111 5.2.2.3): codes that ask nothing of a cache which this one does not do."""
 
+LOOP = 508
+"""Loop Detected (RFC 5842 7.2): says something of the way that one request came, and nothing of the object. A viewer
+may invent such a way (`Via`, `CDN-Loop`)."""
+
 _MEMBER = re.compile(r'([a-z*][a-z0-9_.*-]*)(?:=([-A-Za-z0-9+/=:?*._%"]+))?(?:;[^,]*)?\Z')
 
 
@@ -100,6 +104,8 @@ def policy(
     if "no-cache" in control:
         lifetime = 0.0
     store = not private and not no_store and (explicit or error or status in CACHEABLE_BY_DEFAULT)
+    if status == LOOP:
+        return Policy(False, False, 0.0, 0.0, 0.0)
     if status >= 500 and not private and not store:
         # A failing origin that forbids storing would be asked anew by every viewer at its worst moment.
         store, lifetime = negative_s > 0, negative_s

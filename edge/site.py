@@ -16,6 +16,9 @@ from edge.stats import Stats
 
 _KEPT_BY_304 = frozenset({b"content-type", b"content-length", b"content-encoding", b"accept-ranges"})
 
+LONGEST_WAY = 2048
+"""Characters of Via and CDN-Loop together: no real way is so long, and who is behind us may not take longer ones."""
+
 PREFLIGHT: Fields = (
     *CORS,
     (b"access-control-allow-methods", b"GET, HEAD, OPTIONS"),
@@ -194,6 +197,8 @@ class Site:
     def _loops(self, headers: dict[str, str]) -> bool:
         """Whether the request was here before: our name in Via or, where a proxy takes that out, in CDN-Loop."""
         via, loop = headers.get("via", ""), headers.get("cdn-loop", "")
+        if len(via) + len(loop) > LONGEST_WAY:
+            return True
         if any(item.split()[1:2] == [self._loop_mark] for item in via.lower().split(",")):
             return True
         return any(item.split(";")[0].strip() == self._loop_mark for item in loop.lower().split(","))

@@ -52,6 +52,28 @@ async def test_an_unreachable_origin_is_tried_twice_for_all(make_edge: MakeEdge,
     await origin.start()
 
 
+async def test_a_way_that_one_viewer_invents_is_no_matter_of_the_others(edge: Edge, origin: ScriptedOrigin) -> None:
+    """A shield behind us finds its own name in CDN-Loop."""
+    gate = asyncio.Event()
+
+    async def shield(request: OriginRequest, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        looped = "shield" in request.headers["cdn-loop"]
+        await answer(508 if looped else 200, b"x", {"cache-control": "max-age=60"})(request, writer)
+
+    origin.answers["/live/a/x"] = shield
+    liar = await edge.connect()
+    liar.send("/live/a/x", cdn_loop="shield")
+    await edge.until(lambda: origin.asked["/live/a/x"] == 1)
+    tasks = await crowd(edge, "/live/a/x")
+    gate.set()
+    assert (await liar.reply()).status == 508
+    assert {reply.status for reply in await asyncio.gather(*tasks)} == {200}
+    assert origin.asked["/live/a/x"] == 2
+    assert (await edge.get("/live/a/x")).status == 200
+    assert (await edge.get("/live/a/y", via=", ".join(["1.1 elsewhere"] * 200))).status == 508
+
+
 async def test_a_small_answer_that_breaks_off_counts_as_an_error(edge: Edge, origin: ScriptedOrigin) -> None:
     async def broken(request: OriginRequest, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 100\r\n\r\n" + bytes(50))
