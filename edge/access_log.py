@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from edge.entry import Entry, Fields
+from edge.prepared import Prepared
 from edge.reader import Buffer, Reader, Sink
 from edge.request import Request
 
@@ -202,7 +203,7 @@ class Tap:
         self._sink.respond_entry(entry, now, result, bodiless=bodiless)
         self._write(0 if bodiless else len(entry.body))
 
-    def take(self, head: bytes, body: bytes, now: float) -> bool:
+    def take(self, answer: Prepared, now: float) -> bool:
         return False
 
     def begin(self, status: int, fields: Fields, length: int | None) -> None:

@@ -26,6 +26,7 @@ from edge import freshness, words
 from edge.cache import Cache, vary_key
 from edge.entry import CORS, HOP_BY_HOP, Entry, Fields, viewer_fields
 from edge.latency import Latencies
+from edge.prepared import Prepared
 from edge.settings import EdgeSettings
 from edge.stats import Stats
 from edge.upstream import Upstream, UpstreamError
@@ -102,7 +103,7 @@ class Flight:
         """`entry` is the old one, standing in for a failing origin."""
         self.failure = UpstreamError(502, "origin_failed", retry=False)
         self.readers: dict[Waiter, None] = {}
-        self.ready: dict[str, tuple[bytes, bytes, float] | None] = {}
+        self.ready: dict[str, tuple[Prepared, float] | None] = {}
         """What all who wait get alike, by content coding, made when the first of them is woken."""
         self.waits: list[float] = []
         """Since when those waited who got it: they are counted together, afterwards."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 from edge import entry, request
 from edge.access import Grant
-from edge.entry import JOIN_BYTES, Entry, Fields
+from edge.entry import Entry, Fields
+from edge.prepared import Prepared
 from edge.reader import Buffer, Reader
 from edge.request import Bad, Request
 from edge.writer import Writer
@@ -107,7 +108,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from asyncio's
-        self._transport, self._out = transport, Writer(transport)
+        self._transport, self._out = transport, Writer(transport, self._site.files)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -153,17 +154,14 @@ class Connection(asyncio.Protocol):
             found = found.squeezed(coding)
         if self._log is not None and self._log.due():
             return False
-        if now >= found.wire_until:
-            found.prepare(now)
+        answer = found.wire
+        if answer is None or now >= found.wire_until:
+            answer = found.prepare(now)
         self.last = now
         stats = self._stats
         stats.hit += 1
-        stats.bytes_sent += found.wire_bytes
-        out = cast(Writer, self._out)
-        if found.wire:
-            out.hit(found.wire)
-        else:
-            out.hit(found.wire_head, found.body)
+        stats.bytes_sent += answer.size
+        cast(Writer, self._out).hit(answer)
         return True
 
     def pause_writing(self) -> None:
@@ -264,8 +262,6 @@ class Connection(asyncio.Protocol):
     def _handle(self, asked: Request) -> None:
         now = self.last = self.head_since = self._site.clock()
         self.busy = True
-        if self._out is not None:
-            self._out.settle()
         self._keep_alive = asked.keep_alive and not self._server.draining
         self._chunked = not asked.http10
         sink = self if self._log is None else self._server.tap(self, self, asked)
@@ -295,28 +291,33 @@ class Connection(asyncio.Protocol):
         self._write(entry.head_bytes(status, fields, more, self._closing()), body)
 
     def respond_entry(self, entry: Entry, now: float, result: bytes, *, bodiless: bool) -> None:
-        if len(entry.body) <= JOIN_BYTES and self._keep_alive and not bodiless:
-            self._write(entry.whole_for(now, result), b"")
+        if bodiless or not self._keep_alive:
+            self._write(entry.head(now, result), b"" if bodiless else entry.body)
         else:
-            self._write(entry.head_for(now, result), b"" if bodiless else entry.body)
+            self._answer(entry.answer_for(now, result))
+            self._done()
 
     def _write(self, head: bytes, body: Buffer) -> None:
         if not self._keep_alive and b"\r\nconnection: close\r\n" not in head:
             head = head[:-2] + b"connection: close\r\n\r\n"
-        if self._transport is not None:
+        if self._out is not None:
             self._stats.bytes_sent += len(head) + len(body)
-            cast(Writer, self._out).hit(head, body)
+            self._out.put(head, body)
         self._done()
 
-    def take(self, head: bytes, body: bytes, now: float) -> bool:
+    def _answer(self, answer: Prepared) -> None:
+        if self._out is not None:
+            self._stats.bytes_sent += answer.size
+            self._out.answer(answer)
+
+    def take(self, answer: Prepared, now: float) -> bool:
         transport = self._transport
         if not self._keep_alive or transport is None or transport.is_closing():
             return False
         self.reader = None
         self.busy = False
         self.last = now
-        self._stats.bytes_sent += len(head) + len(body)
-        cast(Writer, self._out).put(head, body)
+        self._answer(answer)
         if self._buffer:
             # What was asked ahead comes after all others have been woken.
             asyncio.get_running_loop().call_soon(self._feed, b"")

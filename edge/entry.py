@@ -15,11 +15,9 @@ from __future__ import annotations
 from edge import codings, freshness
 from edge.h2 import frames, hpack
 from edge.h2.frames import Flag, Kind
+from edge.prepared import JOIN_BYTES, Prepared
 
 Fields = tuple[tuple[bytes, bytes], ...]
-
-JOIN_BYTES = 16 * 1024
-"""Up to this size head and body are one buffer: one copy a second saves a second buffer at each request."""
 
 PACK_MIN_BYTES = 256
 PACK_MAX_BYTES = 512 * 1024
@@ -82,6 +80,7 @@ class Entry:
 
     __slots__ = (
         "age",
+        "answers",
         "blocks",
         "body",
         "error_until",
@@ -91,7 +90,6 @@ class Entry:
         "frames",
         "fresh_until",
         "grace_until",
-        "heads",
         "key",
         "last_modified",
         "made_at",
@@ -104,8 +102,6 @@ class Entry:
         "used",
         "vary",
         "wire",
-        "wire_bytes",
-        "wire_head",
         "wire_until",
     )
 
@@ -127,16 +123,14 @@ class Entry:
         self.used = False
         self.packed: dict[str, Entry] = {}
         """Variants by content coding, each made on first use."""
-        self.heads: dict[bytes, bytes] = {}
-        """Heads for other results than HIT, good as long as `wire`."""
+        self.answers: dict[bytes, Prepared] = {}
+        """The whole entry for other results than HIT, good as long as `wire`."""
         self.blocks: dict[bytes, bytes] = {}
         """HTTP/2 header blocks by result, good as long as `wire`."""
         self.frames: list[bytes | memoryview] | None = None
         """The frames of a HIT in pieces: after the second one and then every third belongs the stream's number."""
-        self.wire = b""
-        """Head and body of a HIT, or empty where the two are written apart."""
-        self.wire_head = b""
-        self.wire_bytes = 0
+        self.wire: Prepared | None = None
+        """A HIT on the whole entry."""
         self.wire_until = 0.0
         found = {name: value for name, value in fields if name in (b"etag", b"last-modified", b"content-type")}
         self.etag = found.get(b"etag", b"").decode("latin-1")
@@ -183,21 +177,13 @@ class Entry:
         length = () if self.status in (204, 304) else ((b"content-length", b"%d" % len(self.body)),)
         return head_bytes(self.status, self.fields, self.variable_fields(now, result), length)
 
-    def head_for(self, now: float, result: bytes) -> bytes:
-        """`head`, made once for all who get the same within a second."""
+    def answer_for(self, now: float, result: bytes) -> Prepared:
+        """The whole entry, made once for all who get the same within a second."""
         if now >= self.wire_until:
             self.prepare(now)
-        found = self.heads.get(result)
+        found = self.answers.get(result)
         if found is None:
-            found = self.heads[result] = self.head(now, result)
-        return found
-
-    def whole_for(self, now: float, result: bytes) -> bytes:
-        """`head_for` and the body as one piece, for a small body: a woken crowd is written to with one buffer each."""
-        head = self.head_for(now, result)
-        found = self.heads.get(b"+" + result)
-        if found is None:
-            found = self.heads[b"+" + result] = head + self.body
+            found = self.answers[result] = Prepared(self.head(now, result), self.body)
         return found
 
     def block_for(self, now: float, result: bytes) -> bytes:
@@ -226,14 +212,13 @@ class Entry:
         self.frames = found
         return found
 
-    def prepare(self, now: float) -> None:
-        """Make the bytes of a HIT, good until the Age changes."""
-        self.heads, self.blocks, self.frames = {}, {}, None
-        self.wire_head = self.head(now, b"HIT")
-        self.wire = self.wire_head + self.body if len(self.body) <= JOIN_BYTES else b""
-        self.wire_bytes = len(self.wire_head) + len(self.body)
+    def prepare(self, now: float) -> Prepared:
+        """Make the answer of a HIT, good until the Age changes."""
+        self.answers, self.blocks, self.frames = {}, {}, None
+        self.wire = Prepared(self.head(now, b"HIT"), self.body)
         age = self.age + now - self.made_at
         self.wire_until = now + 1.0 - age % 1.0
+        return self.wire
 
     def squeezed(self, coding: str) -> Entry:
         """The variant in `coding`, made on first use and kept with this version; self where it would not be smaller."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edge.coalesce import Flight, State
 from edge.entry import Entry, Fields
+from edge.prepared import Prepared
 from edge.ranges import Range
 from edge.request import Request
 
@@ -33,7 +34,7 @@ class Sink(Protocol):
         """An entry as it is, whose fields are prepared; `bodiless` for HEAD."""
         ...
 
-    def take(self, head: bytes, body: bytes, now: float) -> bool:
+    def take(self, answer: Prepared, now: float) -> bool:
         """A whole HTTP/1.1 answer, ready to be written, that ends the wait of `reader`; for one of a crowd.
 
         False where that is not the language spoken, or something has to be added: then nothing has happened.

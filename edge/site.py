@@ -8,7 +8,8 @@ from email.utils import parsedate_to_datetime
 from edge import access_log, pages
 from edge.cache import Cache, vary_key
 from edge.coalesce import Coalescer, Flight, error_entry
-from edge.entry import CORS, JOIN_BYTES, Entry, Fields, server_timing
+from edge.entry import CORS, Entry, Fields, server_timing
+from edge.prepared import Files, Prepared
 from edge.reader import Reader, Sink
 from edge.request import Request
 from edge.settings import EdgeSettings
@@ -43,6 +44,7 @@ class Site:
         self.settings, self.cache, self.coalescer, self.stats = settings, cache, coalescer, stats
         self.clock, self._wall = clock, wall
         self.latency = coalescer.latency
+        self.files = Files()
         self.pages = pages.load(settings.name, clock())
         self._loop_mark = settings.name.lower()
 
@@ -109,18 +111,16 @@ class Site:
         self.count(flight, leads, since)
         self._serve(entry, request, sink, now, self.result(flight, leads))
 
-    def ready(self, flight: Flight, coding: str) -> tuple[bytes, bytes, float] | None:
-        """The HTTP/1.1 answer, in one piece or two, and the time, for plain requests that joined a flight now over.
+    def ready(self, flight: Flight, coding: str) -> tuple[Prepared, float] | None:
+        """The HTTP/1.1 answer and the time, for plain requests that joined a flight now over.
 
         None where that is not the same for all, or no 200.
         """
         entry = flight.entry
         if entry is None or entry.status != 200 or flight.stale or flight.vary or not flight.share:
             return None
-        entry, now, result = entry.squeezed(coding) if coding else entry, self.clock(), self.result(flight, False)
-        if len(entry.body) <= JOIN_BYTES:
-            return entry.whole_for(now, result), b"", now
-        return entry.head_for(now, result), entry.body, now
+        entry, now = entry.squeezed(coding) if coding else entry, self.clock()
+        return entry.answer_for(now, self.result(flight, False)), now
 
     def refuse(self, sink: Sink, status: int, slug: str, *, request: Request | None = None) -> None:
         """An error of the edge's own."""

@@ -18,6 +18,7 @@ from edge.h2.core import Core
 from edge.h2.frames import Broken, Code
 from edge.h2.request import Malformed
 from edge.h2.sending import Stream
+from edge.prepared import Prepared
 from edge.reader import Buffer, Reader
 from edge.request import Bad, Request
 from media.errors import ProtocolError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 QUEUE_BYTES = 128 * 1024
 """Above this, a stream's reader waits: so much may lie between a flight and the viewer's window."""
-TURN_BYTES = 128 * 1024
+BURST_BYTES = 32 * 1024
 """Written at once, before the transport is asked whether it takes more."""
 GRACE_S = 0.5
 """After the first GOAWAY requests are still taken for so long: they may be on their way (RFC 9113 6.8)."""
@@ -54,7 +55,7 @@ class Answer:
     def respond_entry(self, entry: Entry, now: float, result: bytes, *, bodiless: bool) -> None:
         self._whole(entry.block_for(now, result), b"" if bodiless else entry.body)
 
-    def take(self, head: bytes, body: bytes, now: float) -> bool:
+    def take(self, answer: Prepared, now: float) -> bool:
         return False
 
     def begin(self, status: int, fields: Fields, length: int | None) -> None:
@@ -322,12 +323,12 @@ class H2Connection(asyncio.Protocol):
         if self._log is not None and self._log.due():
             return False
         size = len(found.body)
-        if not 0 < size <= TURN_BYTES or not core.fits(size) or self.paused:
+        if not 0 < size <= BURST_BYTES or not core.fits(size) or self.paused:
             return False
         found.used = True
-        if now >= found.wire_until:
-            found.prepare(now)
-        pieces = found.frames or found.prepare_frames(now)
+        pieces = found.frames
+        if pieces is None or now >= found.wire_until:
+            pieces = found.prepare_frames(now)
         at = len(core.out)
         core.out += pieces
         core.out[at + 2 :: 3] = [frames.number(number)] * (len(pieces) // 3)
@@ -349,7 +350,7 @@ class H2Connection(asyncio.Protocol):
             core.out.clear()
             return
         while True:
-            emptied = core.pump(TURN_BYTES) if core.sending and not self.paused else ()
+            emptied = core.pump(BURST_BYTES) if core.sending and not self.paused else ()
             for stream in emptied:
                 self._more(stream)
             if not core.out:

@@ -1,7 +1,7 @@
 """The half of an HTTP/2 connection that answers: streams with their queues and windows, and bytes out.
 
-Answers take turns of one frame each, so that a playlist overtakes a segment anyway; one that is alone goes on. The other half, what a client
-sends, is `edge.h2.core`; both are one object, and share its fields.
+Answers take turns, so that a playlist overtakes a segment anyway; one that is alone goes on. The other half, what a
+client sends, is `edge.h2.core`; both are one object, and share its fields.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from edge.h2.frames import Code, Flag, Kind
 RECENT = 32
 """Streams of which is remembered that we ended them: what was on its way is no breach (5.1)."""
 
+TURN_BYTES = 64 * 1024
+"""What one of several answers sends before the next has its turn: four frames."""
+
 Buffer = bytes | memoryview
+
+_FULL = frames.start(frames.DEFAULT_FRAME_BYTES, Kind.DATA, 0)
 
 
 class Stream:
@@ -95,8 +100,7 @@ class Sender:
             if not stream.queue:
                 self._finish(stream)
                 continue
-            turn = frames.DEFAULT_FRAME_BYTES if ready else budget
-            room = min(turn, self.window, stream.window, stream.queued)
+            room = min(TURN_BYTES if ready else budget, self.window, stream.window, stream.queued)
             if room <= 0:
                 blocked.append(stream)
                 if self.window <= 0:
@@ -135,7 +139,8 @@ class Sender:
         while size:
             left = min(size, frames.DEFAULT_FRAME_BYTES)
             size -= left
-            out.append(frames.start(left, Kind.DATA, Flag.END_STREAM if last and not size else 0))
+            plain = left == frames.DEFAULT_FRAME_BYTES and (size or not last)
+            out.append(_FULL if plain else frames.start(left, Kind.DATA, Flag.END_STREAM if last and not size else 0))
             out.append(number)
             while left:
                 piece = queue[0]

@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 
+from edge.prepared import Files, Prepared
 from edge.writer import Writer
 
 
@@ -14,7 +15,7 @@ async def test_pieces_of_all_sizes_arrive_in_order() -> None:
     theirs.setblocking(False)
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
-    writer = Writer(transport)
+    writer = Writer(transport, Files())
     chance = random.Random(6)
     sent, direct = bytearray(), 0
 
@@ -29,9 +30,13 @@ async def test_pieces_of_all_sizes_arrive_in_order() -> None:
         for _ in range(chance.randrange(1, 4)):
             head = chance.randbytes(chance.choice((1, 500, 70_000)))
             body = chance.randbytes(chance.choice((0, 60_000, 400_000)))
-            direct += not writer._queued
-            if chance.random() < 0.7:
+            direct += writer._free()
+            if chance.random() < 0.4:
                 writer.put(head, body)
+            elif chance.random() < 0.3:
+                writer.answer(Prepared(head, body))
+            elif chance.random() < 0.5:
+                writer.hit(Prepared(head, body))
             else:
                 writer.queue(head, body)
             sent += head + body
@@ -59,7 +64,7 @@ async def test_a_viewer_who_has_gone_is_left_to_the_transport() -> None:
             gone.set()
 
     transport, _ = await asyncio.get_running_loop().create_connection(Peer, sock=ours)
-    writer = Writer(transport)
+    writer = Writer(transport, Files())
     theirs.close()
     writer.put(b"x")
     async with asyncio.timeout(60):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 BEYOND_S = 6
 """How much longer than the publisher's absence a viewer may stand still: parts and manifest reloads take about 1.5 s
-(a second in DASH); the rest is room for a machine that is busy with other tests. `bench/soak.py` measures it."""
+(a second in DASH); the rest is room for a machine that is busy with other tests."""
 
 
 @pytest.fixture(scope="module")
