@@ -18,6 +18,9 @@ from edge.h2.frames import Flag, Kind
 from edge.prepared import JOIN_BYTES, Prepared
 
 Fields = tuple[tuple[bytes, bytes], ...]
+Frames = tuple[bytes, bytes, bytes] | list[bytes | memoryview]
+"""A HIT's HTTP/2 frames without the stream's number, which belongs between the pieces of a tuple (a small body), and
+in a list at the places 2, 5, 8 and so on, which are empty."""
 
 PACK_MIN_BYTES = 256
 PACK_MAX_BYTES = 512 * 1024
@@ -127,8 +130,7 @@ class Entry:
         """The whole entry for other results than HIT, good as long as `wire`."""
         self.blocks: dict[bytes, bytes] = {}
         """HTTP/2 header blocks by result, good as long as `wire`."""
-        self.frames: list[bytes | memoryview] | None = None
-        """The frames of a HIT in pieces: after the second one and then every third belongs the stream's number."""
+        self.frames: Frames | None = None
         self.wire: Prepared | None = None
         """A HIT on the whole entry."""
         self.wire_until = 0.0
@@ -197,18 +199,21 @@ class Entry:
             self.blocks[result] = found
         return found
 
-    def prepare_frames(self, now: float) -> list[bytes | memoryview]:
-        """Make `frames`, HEADERS and DATA: `b"", start, NUMBER, block, start, NUMBER, data, ..., NUMBER, data`.
-
-        What is empty at `NUMBER` (2, 5, 8, ...) is for the stream's number; the block is at 3.
-        """
+    def prepare_frames(self, now: float) -> Frames:
+        """Make `frames`: HEADERS and DATA."""
         block = self.block_for(now, b"HIT")
-        found: list[bytes | memoryview] = [b"", frames.start(len(block), Kind.HEADERS, Flag.END_HEADERS), b"", block]
-        view = memoryview(self.body)
-        for at in range(0, len(view), frames.DEFAULT_FRAME_BYTES):
-            piece = view[at : at + frames.DEFAULT_FRAME_BYTES]
-            last = at + len(piece) == len(view)
-            found += (frames.start(len(piece), Kind.DATA, Flag.END_STREAM if last else 0), b"", piece)
+        first = frames.start(len(block), Kind.HEADERS, Flag.END_HEADERS)
+        size = len(self.body)
+        found: Frames
+        if size <= frames.DEFAULT_FRAME_BYTES:
+            found = (first, block + frames.start(size, Kind.DATA, Flag.END_STREAM), self.body)
+        else:
+            found = [b"", first, b"", block]
+            view = memoryview(self.body)
+            for at in range(0, size, frames.DEFAULT_FRAME_BYTES):
+                piece = view[at : at + frames.DEFAULT_FRAME_BYTES]
+                last = at + len(piece) == size
+                found += (frames.start(len(piece), Kind.DATA, Flag.END_STREAM if last else 0), b"", piece)
         self.frames = found
         return found
 

@@ -329,13 +329,17 @@ class H2Connection(asyncio.Protocol):
         pieces = found.frames
         if pieces is None or now >= found.wire_until:
             pieces = found.prepare_frames(now)
-        at = len(core.out)
-        core.out += pieces
-        core.out[at + 2 :: 3] = [frames.number(number)] * (len(pieces) // 3)
+        name = frames.number(number)
+        if isinstance(pieces, tuple):
+            core.out.append(name.join(pieces))
+        else:
+            at = len(core.out)
+            core.out += pieces
+            core.out[at + 2 :: 3] = [name] * (len(pieces) // 3)
         core.window -= size
         stats = self._stats
         stats.hit += 1
-        stats.bytes_sent += len(pieces[3]) + size
+        stats.bytes_sent += size + len(pieces[1 if isinstance(pieces, tuple) else 3])
         return True
 
     def _leave_all(self) -> None:
