@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from edge import entry, request
 from edge.access import Grant
 from edge.entry import Entry, Fields
+from edge.heads import Short
 from edge.prepared import Prepared
 from edge.reader import Buffer, Reader
 from edge.request import Bad, Request
@@ -44,6 +45,8 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_buffer",
         "_chunked",
+        "_clock",
+        "_entries",
         "_feeding",
         "_heads",
         "_keep_alive",
@@ -54,6 +57,7 @@ class Connection(asyncio.Protocol):
         "_site",
         "_stats",
         "_transport",
+        "_whole",
         "address",
         "busy",
         "closing_at",
@@ -70,8 +74,11 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self._server = server
         self._site = server.site
+        self._entries = server.site.cache.entries
+        self._clock = server.site.clock
         self._stats = server.stats
         self._heads = server.heads
+        self._whole = server.heads.whole
         self._log = server.log
         self._transport: asyncio.Transport | None = None
         self._out: Writer | None = None
@@ -115,7 +122,7 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = transport.get_extra_info("peername")
         self.address = self.address or (str(peer[0]) if isinstance(peer, tuple) and peer else "")
-        self.last = self._site.clock()
+        self.last = self._clock()
         refusal = self._server.admit(self)
         if refusal is not None:
             self._refuse(*refusal)
@@ -132,19 +139,19 @@ class Connection(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
-        if not self._buffer and not self.busy and not self.paused:
-            short = self._heads.get(data) or self._heads.halves(data, self._said)
-            if short is not None and self._short(*short, self.counted_until):
+        if not (self._buffer or self.busy or self.paused):
+            short = self._whole[data] or self._heads.halves(data, self._said)
+            if short is not None and self._short(short, self.counted_until):
                 return
         self._feed(data)
 
-    def _short(self, key: str, coding: str, until: float) -> bool:
+    def _short(self, asked: Short, until: float) -> bool:
         """Answer a request with a fresh entry's prepared bytes; False if that needs the long way, as after `until`."""
-        site = self._site
-        found = site.cache.entries.get(key)
+        key, coding = asked
+        found = self._entries.get(key)
         if found is None or found.status != 200:
             return False
-        now = site.clock()
+        now = self._clock()
         if now >= found.fresh_until or now >= until:
             return False
         found.used = True
@@ -157,21 +164,23 @@ class Connection(asyncio.Protocol):
         answer = found.wire
         if answer is None or now >= found.wire_until:
             answer = found.prepare(now)
-        self.last = now
-        stats = self._stats
-        stats.hit += 1
-        stats.bytes_sent += answer.size
-        cast(Writer, self._out).hit(answer)
+        out = self._out
+        if out is not None:
+            self.last = now
+            stats = self._stats
+            stats.hit += 1
+            stats.bytes_sent += answer.size
+            out.hit(answer)
         return True
 
     def pause_writing(self) -> None:
         self.paused = True
-        self.paused_since = self._site.clock()
+        self.paused_since = self._clock()
         self.unsent = 0
 
     def resume_writing(self) -> None:
         self.paused = False
-        self.last = self._site.clock()
+        self.last = self._clock()
         if self.reader is not None:
             self.reader.wake()
         elif not self.busy:
@@ -204,7 +213,7 @@ class Connection(asyncio.Protocol):
         """Close after the answer under way, or once nothing was asked for a moment. Called again and again."""
         self._keep_alive = False
         self.counted_until = 0.0  # the next request takes the long way, whose answer says `Connection: close`
-        idle = self._site.clock() - self.last >= DRAIN_IDLE_S
+        idle = self._clock() - self.last >= DRAIN_IDLE_S
         if idle and not self.busy and not self.paused and not self._buffer and self._transport is not None:
             self._transport.close()
 
@@ -215,7 +224,7 @@ class Connection(asyncio.Protocol):
             return
         if data:
             if not self._buffer:
-                self.head_since = self._site.clock()
+                self.head_since = self._clock()
             self._buffer = self._buffer + data if self._buffer else data
         if self._feeding:
             return
@@ -255,12 +264,12 @@ class Connection(asyncio.Protocol):
         until = self.counted_until if asked.plain else 0.0
         if grant is not None and grant.covers(asked):
             until = grant.until
-        if not until or self._server.draining or not self._short(asked.key, asked.coding, until):
+        if not until or self._server.draining or not self._short((asked.key, asked.coding), until):
             self._handle(asked)
         return True
 
     def _handle(self, asked: Request) -> None:
-        now = self.last = self.head_since = self._site.clock()
+        now = self.last = self.head_since = self._clock()
         self.busy = True
         self._keep_alive = asked.keep_alive and not self._server.draining
         self._chunked = not asked.http10
@@ -360,7 +369,7 @@ class Connection(asyncio.Protocol):
 
     def _done(self) -> None:
         self.busy = False
-        self.last = self._site.clock()
+        self.last = self._clock()
         if self._transport is None:
             return
         if self._keep_alive:

@@ -28,28 +28,27 @@ K = TypeVar("K", bytes, str)
 V = TypeVar("V")
 
 
-class Memo(Generic[K, V]):
-    """A bounded dictionary that forgets what was not asked for during a whole generation."""
+class Memo(dict[K, V | None]):
+    """A bounded dictionary that forgets what was not asked for during a whole generation. `memo[key]` may be None."""
 
-    __slots__ = ("_old", "_size", "_young")
+    __slots__ = ("_old", "_size")
 
     def __init__(self, size: int = PER_GENERATION) -> None:
-        self._young: dict[K, V] = {}
-        self._old: dict[K, V] = {}
+        super().__init__()
+        self._old: dict[K, V | None] = {}
         self._size = size
 
-    def get(self, key: K) -> V | None:
-        found = self._young.get(key)
-        if found is None:
-            found = self._old.get(key)
-            if found is not None:
-                self.put(key, found)
+    def __missing__(self, key: K) -> V | None:
+        found = self._old.get(key)
+        if found is not None:
+            self.put(key, found)
         return found
 
     def put(self, key: K, value: V) -> None:
-        if len(self._young) >= self._size:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
+        if len(self) >= self._size:
+            self._old = dict(self)
+            self.clear()
+        self[key] = value
 
 
 class Targets:
@@ -69,7 +68,7 @@ class Targets:
         return Target(bare.path, bare.query, match[1]) if not bare.token else target.parse(raw, self._keys)
 
     def _find(self, raw: str) -> Target:
-        where = self._found.get(raw)
+        where = self._found[raw]
         if where is None:
             where = target.parse(raw, self._keys)
             if len(raw) <= MAX_HEAD_BYTES and not where.token:
@@ -81,15 +80,14 @@ _TOKEN = re.compile(r"/t/([A-Za-z0-9_-][A-Za-z0-9_.-]*)/")
 
 
 class Heads:
-    """Parses request heads, remembering. `get` and `halves` are the short path."""
+    """Parses request heads, remembering. `whole` and `halves` are the short path."""
 
-    __slots__ = (
-        "_blocks", "_found", "_heads", "_judged", "_lines", "_max_target", "_once", "_plain", "_targets", "get"
-    )  # fmt: skip
+    __slots__ = ("_blocks", "_found", "_judged", "_lines", "_max_target", "_once", "_plain", "_targets", "whole")
 
     def __init__(self, query_keys: frozenset[str], max_target: int) -> None:
         self._max_target = max_target
-        self._heads: Memo[bytes, Short] = Memo()
+        self.whole: Memo[bytes, Short] = Memo()
+        """What these very bytes ask for, of plain requests that are remembered."""
         self._plain: Memo[bytes, tuple[str, Target]] = Memo()
         """Cache key and target by request line, of those that the short path can answer."""
         self._blocks: Memo[bytes, Fields] = Memo()
@@ -100,8 +98,6 @@ class Heads:
         """What header lines mean for `_scan`; emptied when full."""
         self._targets = Targets(query_keys)
         self._found = 0
-        self.get = self._heads.get
-        """What these very bytes ask for, if they are a plain request that is remembered."""
 
     def halves(self, head: bytes, last: Fields | None) -> Short | None:
         """The same by request line and header block apart: a player changes only the first.
@@ -109,12 +105,12 @@ class Heads:
         `last` is what the connection said before, so that a viewer with a block of its own is known by that.
         """
         line, _, block = head.partition(b"\r\n")
-        found = self._plain.get(line)
+        found = self._plain[line]
         if found is None:
             return None
         if last is not None and block == last.block:
             return (found[0], last.coding) if last.ordinary else None
-        said = self._blocks.get(block)
+        said = self._blocks[block]
         if said is None:
             if self._seen(block):
                 return None  # `parse` remembers it
@@ -125,13 +121,13 @@ class Heads:
         short = found[0], said.coding
         self._found += 1
         if not self._found % KEEP_EACH:
-            self._heads.put(head, short)
+            self.whole.put(head, short)
         return short
 
     def parse(self, head: bytes, last: Fields | None = None) -> tuple[Request, Fields]:
         """Parse a whole head; `last` as for `halves`. Raises ProtocolError."""
         line, _, block = head.partition(b"\r\n")
-        found = self._plain.get(line)
+        found = self._plain[line]
         if found is not None:
             method, where, http10 = "GET", found[1], False
         else:
@@ -144,7 +140,7 @@ class Heads:
         return request.build(method, where, said, http10), said
 
     def _fields(self, block: bytes, http10: bool) -> Fields:
-        said = None if http10 else self._blocks.get(block)
+        said = None if http10 else self._blocks[block]
         if said is None:
             said = request.parse_fields(block, http10, self._lines)
             if len(block) <= MAX_HEAD_BYTES and not http10 and not said.bearer:

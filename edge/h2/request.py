@@ -41,7 +41,7 @@ class Reader:
             pseudo = _pseudo(found[:count])
             said = _fields(found[count:], pseudo.get(b":authority"))
             return self._build(pseudo, said)
-        asked = self._whole.get(block)
+        asked = self._whole[block]
         if asked is not None:
             return asked
         at = 0
@@ -56,7 +56,7 @@ class Reader:
         pseudo = _pseudo(first)
         authority, rest = pseudo.get(b":authority"), block[at:]
         key = (authority or b"") + b"\n" + rest
-        known = self._rests.get(key)
+        known = self._rests[key]
         if known is None:
             known = _fields(decoder.decode(rest, self._max_head), authority)
             if len(key) <= MAX_HEAD_BYTES and not known.bearer:
