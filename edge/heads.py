@@ -7,7 +7,7 @@ with every request. Each memo has two generations: when the young one is full it
 from __future__ import annotations
 
 import re
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from edge import codings, request, target
 from edge.request import Bad, Fields, Request
