@@ -15,11 +15,13 @@ from control.client import Client
 from control.logging import configure
 from control.settings import Settings, data_folder, load
 
-Data = Annotated[Path | None, typer.Option("--data", help="Data folder [default: HEADRACE_DATA or ./headrace-data]")]
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file [default: headrace.toml where it exists]")]
+Data = Annotated[Path | None, typer.Option("--data", help="Data folder; by default HEADRACE_DATA, or ./headrace-data")]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file; by default headrace.toml if it exists")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+LogAsJson = Annotated[bool, typer.Option("--json", help="Log in JSON, as log.format=json does.")]
 Flags = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting that goes over file and environment: SECTION.FIELD=VALUE")
+    list[str] | None,
+    typer.Option("--set", help="A setting over file and environment: SECTION.FIELD=VALUE (repeatable)"),
 ]
 
 

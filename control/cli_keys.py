@@ -45,7 +45,7 @@ def _list(stream: Stream, data: Data = None, config: Config = None, as_json: AsJ
 
 def _add(
     stream: Stream,
-    expires: Annotated[str, typer.Option("--expires", help="Lifetime: 90s, 15m, 2h, 7d [default: none]")] = "",
+    expires: Annotated[str, typer.Option("--expires", help="Lifetime: 90s, 15m, 2h, 7d; by default no end")] = "",
     once: Annotated[bool, typer.Option("--once", help="Good for one publication only.")] = False,
     label: Annotated[str, typer.Option("--label", help="A note for yourself.")] = "",
     signing: Annotated[

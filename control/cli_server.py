@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from control.cli_common import AsJson, Config, Data, Flags, client, folder, read_settings, say, say_json
+from control.cli_common import AsJson, Config, Data, Flags, LogAsJson, client, folder, read_settings, say, say_json
 from control.settings import Settings
 
 
@@ -32,7 +32,7 @@ def _serve(
         bool, typer.Option("--demo", help="Also publish a moving test picture with sound to itself.")
     ] = False,
     flags: Flags = None,
-    as_json: AsJson = False,
+    as_json: LogAsJson = False,
 ) -> None:
     """Run everything on this machine."""
     settings = read_settings(config, flags)
@@ -62,14 +62,14 @@ def _edge(
     origin: Annotated[
         str, typer.Option("--origin", help="URL of the origin, e.g. http://core:8082; several between commas")
     ] = "",
-    port: Annotated[int | None, typer.Option("--port", help="Port for viewers [default: edge.port]")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port for viewers; by default edge.port")] = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option("--metrics-port", help="Port for this edge's own /metrics, on api.host [default: none]"),
+        typer.Option("--metrics-port", help="Port for this edge's own /metrics, on api.host; by default none"),
     ] = None,
     config: Config = None,
     flags: Flags = None,
-    as_json: AsJson = False,
+    as_json: LogAsJson = False,
 ) -> None:
     """Run an edge on its own. SIGHUP replaces its workers without dropping a request."""
     if context.invoked_subcommand is not None:
@@ -110,20 +110,20 @@ def _purge(
 def _worker(
     core: Annotated[str, typer.Option("--core", help="The core's door for workers, e.g. tls://core:8083")],
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, max=256, help="Streams at once [default: one for two CPUs]")
+        int | None, typer.Option("--jobs", min=1, max=256, help="Streams at once; by default one for two CPUs")
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="What the core calls this machine [default: its host name]")] = "",
+    name: Annotated[str, typer.Option("--name", help="This machine's name to the core; by default the host's")] = "",
     token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="The core's worker-token [default: that of the data folder]")
+        Path | None, typer.Option("--token-file", help="The core's worker-token; by default that of the data folder")
     ] = None,
     authority: Annotated[
         Path | None,
-        typer.Option("--ca", help="The core's tls/ca.pem [default: that of the data folder, or the system]"),
+        typer.Option("--ca", help="The core's tls/ca.pem; by default that of the data folder, or the system's"),
     ] = None,
     config: Config = None,
     data: Data = None,
     flags: Flags = None,
-    as_json: AsJson = False,
+    as_json: LogAsJson = False,
 ) -> None:
     """Transcode on this machine for a core on another one."""
     settings = read_settings(config, flags)

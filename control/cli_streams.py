@@ -24,7 +24,7 @@ def make_app() -> typer.Typer:
 def _add(
     name: Name,
     playback_id: Annotated[
-        str, typer.Option("--playback-id", help="What viewers see in the URL [default: the name]")
+        str, typer.Option("--playback-id", help="What viewers see in the URL; by default the name")
     ] = "",
     values: Values = None,
     data: Data = None,

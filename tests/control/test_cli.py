@@ -55,6 +55,22 @@ def text(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("serve",), ("./headrace-data", "headrace.toml", "Log in JSON")),
+        (("edge",), ("by default edge.port", "Log in JSON")),
+        (("worker",), ("one for two CPUs", "worker-token", "tls/ca.pem")),
+        (("stream", "add"), ("by default the name", "Answer in JSON")),
+        (("key", "add"), ("by default no end",)),
+    ],
+)
+def test_help_tells_what_is_taken_where_nothing_is_said(command: tuple[str, ...], said: tuple[str, ...]) -> None:
+    """Square brackets are markup to the library that prints help: what stood in them was not there."""
+    shown = runner.invoke(make_cli(), [*command, "--help"], env={"COLUMNS": "200"}).output
+    assert [words for words in said if words not in shown] == []
+
+
 async def slug_of(data: Path, key: str) -> str:
     """Whether a key would be let in, by a fresh look at the database."""
     async with open_services(data) as services:
