@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from control.settings import section_models
 from control.stream_settings import StreamSettings
+from ingest.settings import IceServer
 from transcode.settings import LadderSettings, RungSettings
 
 _HEAD = """# Settings
@@ -38,6 +40,8 @@ def reference() -> str:
     parts = [_HEAD]
     for section, model in section_models().items():
         parts.append(f"## [{section}]\n\n{_table(model)}")
+        if section == "whip":
+            parts.append(f"### [[whip.ice_servers]]\n\n{_table(IceServer)}")
         if section == "transcode":
             parts.append(f"### [[transcode.ladders]]\n\n{_table(LadderSettings)}")
             parts.append(f"### [[transcode.ladders.rungs]]\n\n{_table(RungSettings)}")
@@ -61,6 +65,8 @@ def _default(value: Any) -> str:
         return "unset"
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, PurePath):
         value = str(value)
     return f"`{json.dumps(value, default=str)}`"

@@ -16,6 +16,7 @@ FILE_BYTES = 256 * 1024
 FILE_AFTER = 8
 """Answers after which a file pays: making one costs as much as copying for three viewers."""
 MAX_FILES = 128
+"""With the bound above, 32 MiB beside the cache's budget."""
 
 
 class Files:
@@ -27,7 +28,7 @@ class Files:
 
     def make(self, head: bytes, body: bytes) -> int:
         """A descriptor to be given back with `close`; -1 where there is none to be had."""
-        if self.open >= self.limit:
+        if self.open >= self.limit or not hasattr(os, "memfd_create"):  # which only Linux has
             return -1
         try:
             fd = os.memfd_create("headrace-edge", os.MFD_CLOEXEC)
