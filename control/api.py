@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import structlog
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
@@ -39,10 +41,26 @@ _PAGE_POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src * data:"
 )
 
+_ABOUT = (
+    "Everything under `/v1` and `/metrics` needs the admin token (file `admin-token` in the data folder) as "
+    "`Authorization: Bearer TOKEN`. Times are UTC in ISO 8601, or seconds since 1970; lengths are in seconds (`_s`)."
+)
+
+
+class Problem(BaseModel):
+    """Why something was not done."""
+
+    slug: str = Field(description="For programs: does not change from one version to the next.")
+    text: str = Field(description="For people: what is wrong, and what to do about it.")
+
 
 def make_app(services: Services, settings: Settings, node: Node, whip: WhipEndpoint | None = None) -> FastAPI:
     """The application for `api.port`. `whip` has its own way of letting people in: the stream key."""
-    app = FastAPI(title="Headrace", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(
+        title="Headrace", version=metadata.version("headrace"), description=_ABOUT,
+        docs_url=None, redoc_url=None, openapi_url="/openapi.json",
+        responses={"default": {"model": Problem, "description": "Not done: 401 (the token), 404, 409, 422, 503."}},
+    )  # fmt: skip
     needs_token = NeedsToken(services.data)
     guard = [Depends(needs_token)]
     app.add_middleware(Front, guard=needs_token)
@@ -72,8 +90,8 @@ def _health(node: Node) -> APIRouter:
         """200 while the process answers at all."""
         return {"status": "ok"}
 
-    @router.get("/readyz")
-    async def readyz() -> Response:
+    @router.get("/readyz", responses={503: {"description": "Not ready: `parts` says which part is not."}})
+    async def readyz() -> JSONResponse:
         """200 while every part works and publishers are welcome; else 503."""
         parts = dict(node.ready())
         good = all(parts.values())
@@ -86,7 +104,7 @@ def _metrics(services: Services, node: Node) -> APIRouter:
     router = APIRouter(tags=["server"])
     registry = make_registry(services, node)
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Prometheus metrics of all processes on this machine."""
         return Response(render(registry, await node.metrics()), media_type=CONTENT_TYPE_LATEST)

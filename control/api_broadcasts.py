@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Path
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from control.ports import Node
@@ -16,6 +16,9 @@ from media.errors import Refused
 from packager.events import MAX_MESSAGE
 
 EVENT_S = 1.0
+
+Id = Annotated[str, Path(description="The broadcast's id, as the list of broadcasts shows it.")]
+_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 class EventBody(BaseModel):
@@ -51,19 +54,19 @@ def broadcasts_router(node: Node) -> APIRouter:
         return list(node.broadcasts())
 
     @router.get("/broadcasts/{broadcast_id}", tags=["broadcasts"])
-    async def broadcast(broadcast_id: str) -> Mapping[str, Any]:
+    async def broadcast(broadcast_id: Id) -> Mapping[str, Any]:
         """One broadcast: source, health with its history, renditions, transcoding."""
         return _found(node, broadcast_id)
 
-    @router.get("/broadcasts/{broadcast_id}/events", tags=["broadcasts"])
-    async def events(broadcast_id: str) -> StreamingResponse:
+    @router.get("/broadcasts/{broadcast_id}/events", tags=["broadcasts"], response_class=Response, responses=_EVENTS)
+    async def events(broadcast_id: Id) -> StreamingResponse:
         """The broadcast once a second as server-sent events, until it ends."""
         _found(node, broadcast_id)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_events(node, broadcast_id), media_type="text/event-stream", headers=headers)
 
     @router.post("/broadcasts/{broadcast_id}/events", tags=["broadcasts"], status_code=201)
-    async def announce(broadcast_id: str, event: EventBody) -> Mapping[str, Any]:
+    async def announce(broadcast_id: Id, event: EventBody) -> Mapping[str, Any]:
         """Put a timed event into the stream at this instant: players get it as EXT-X-DATERANGE and as `emsg`."""
         found = node.announce(
             broadcast_id, event.data(), scheme=event.scheme, value=event.value, duration_s=event.duration_s
@@ -73,7 +76,7 @@ def broadcasts_router(node: Node) -> APIRouter:
         return found
 
     @router.post("/broadcasts/{broadcast_id}/stop", tags=["broadcasts"])
-    async def stop(broadcast_id: str) -> dict[str, Any]:
+    async def stop(broadcast_id: Id) -> dict[str, Any]:
         """End a broadcast; its publisher is told."""
         if not await node.stop_broadcast(broadcast_id):
             raise _unknown(broadcast_id)

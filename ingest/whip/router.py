@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from importlib.resources import files
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
@@ -35,32 +36,61 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+SessionId = Annotated[str, Path(description="From `Location` of the answer to the offer.")]
+
+
+def _content(kind: str) -> dict[str, Any]:
+    """A body for the API's document."""
+    return {kind: {"schema": {"type": "string"}}}
+
+
+_FRAGMENT = {"requestBody": {"required": True, "content": _content(sdpfrag.CONTENT_TYPE)}}
+_OFFER = {"requestBody": {"required": True, "content": _content(headers.SDP)}}
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    201: {"description": "The SDP answer; `Location` is the session's own URL.", "content": _content(headers.SDP)},
+}
+_RESTARTED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "ICE is restarted.", "content": _content(sdpfrag.CONTENT_TYPE)},
+}
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "Refused (RFC 9457), with `slug` too.", "content": {"application/problem+json": {}}},
+}
+
 
 def whip_router(endpoint: WhipEndpoint) -> APIRouter:
     """Routes /whip, /whip/{id} and /publish over this endpoint. Mounted where the API listens; no token needed."""
-    router = APIRouter(tags=["whip"])
+    router = APIRouter(tags=["whip"], responses=_REFUSED)
     _add_whip(router, endpoint)
     _add_page(router)
     return router
 
 
 def _add_whip(router: APIRouter, endpoint: WhipEndpoint) -> None:
-    @router.post("/whip", summary="Publish over WebRTC (WHIP)", status_code=201)
+    @router.post(
+        "/whip", summary="Publish over WebRTC (WHIP)", status_code=201, response_class=Response,
+        responses=_ANSWER, openapi_extra=_OFFER,
+    )  # fmt: skip
     async def publish(request: Request) -> Response:
+        """The body is the SDP offer, `Authorization: Bearer` has the stream key (RFC 9725)."""
         try:
             return await _publish(endpoint, request)
         except HeadraceError as error:
             return _refuse(error)
 
-    @router.patch("/whip/{session_id}", summary="Trickle ICE candidates, or restart ICE", status_code=204)
-    async def patch(session_id: str, request: Request) -> Response:
+    @router.patch(
+        "/whip/{session_id}", summary="Trickle ICE candidates, or restart ICE", status_code=204,
+        responses=_RESTARTED, openapi_extra=_FRAGMENT,
+    )  # fmt: skip
+    async def patch(session_id: SessionId, request: Request) -> Response:
+        """With the session's `ETag`, or `*` to restart, in `If-Match`; and the key it began with."""
         try:
             return await _patch(endpoint, session_id, request)
         except HeadraceError as error:
             return _refuse(error)
 
-    @router.delete("/whip/{session_id}", summary="End a WebRTC session")
-    async def delete(session_id: str, request: Request) -> Response:
+    @router.delete("/whip/{session_id}", summary="End a WebRTC session", response_class=Response)
+    async def delete(session_id: SessionId, request: Request) -> Response:
+        """With the key that it began with. The answer has no body."""
         # If-Match is ignored on purpose: simple-whip-client sends it with DELETE.
         try:
             _rate(endpoint, request)

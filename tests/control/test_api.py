@@ -243,6 +243,22 @@ def test_every_operation_has_its_route(services: Services) -> None:
         assert operation in RUNNING or callable(getattr(Operations, operation))
 
 
+async def test_the_document_says_what_is_answered(admin: httpx2.AsyncClient) -> None:
+    """FastAPI's own document has its own errors, and JSON for whatever makes its answer by itself."""
+    document = (await admin.get("/openapi.json")).json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation["description"], (method, path)
+            assert all(parameter["description"] for parameter in operation.get("parameters", [])), (method, path)
+            assert "422" not in operation["responses"], (method, path)
+            problem = operation["responses"]["default"]["content"]["application/json"]["schema"]
+            assert problem == {"$ref": "#/components/schemas/Problem"}
+    for path, kind in (("/metrics", "text/plain"), ("/v1/broadcasts/{broadcast_id}/events", "text/event-stream")):
+        assert list(document["paths"][path]["get"]["responses"]["200"]["content"]) == [kind]
+    wrong = await admin.post("/v1/streams", json={"name": 5})
+    assert set(wrong.json()) == set(document["components"]["schemas"]["Problem"]["required"])
+
+
 async def test_the_edge_is_replaced_and_purged_and_tokens_withdrawn(
     admin: httpx2.AsyncClient, services: Services
 ) -> None:
