@@ -106,7 +106,8 @@ class Timeline:
             line = self._open(sample, raw, now)
         else:
             raw = self._clock.nearest(raw, line.raw)
-            self._follow(line, raw, now, out)
+            behind_stamp = rescale(sample.offset_samples, sample.track.timescale, VIDEO_TIMESCALE)
+            self._follow(line, raw, behind_stamp, now, out)
         waited_s = now - line.now
         line.raw, line.now = raw, now
         self._last = line
@@ -150,14 +151,17 @@ class Timeline:
         self._lines[sample.track.id] = line
         return line
 
-    def _follow(self, line: _Line, raw: int, now: float, out: list[Packet | Gap]) -> None:
-        """Find out whether the track's clock jumped, and if so, into which epoch."""
+    def _follow(self, line: _Line, raw: int, behind_stamp: int, now: float, out: list[Packet | Gap]) -> None:
+        """Find out whether the track's clock jumped, and if so, into which epoch.
+
+        `behind_stamp`: ticks from the stamp to the sample, where several share one.
+        """
         hz = self._clock.hz
         elapsed_s = max(0.0, now - line.now)
         step = raw - line.raw
         at, end = line.epoch.place(raw, hz), line.lane.end
         # Many small steps back add up to a jump too: the stream cannot wait for the source's clock forever.
-        passed = end - at if at >= self._floor else 0
+        passed = end - at - behind_stamp if at >= self._floor else 0
         line.behind = line.behind + 1 if passed > _LAG_S * VIDEO_TIMESCALE else 0
         behind = passed > _BACK_S * VIDEO_TIMESCALE or line.behind > _PATIENCE
         if -_BACK_S * hz <= step <= (self._limit_s + elapsed_s + line.late) * hz and not behind:

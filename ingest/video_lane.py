@@ -15,6 +15,7 @@ from ingest.cadence import TIGHT, WINDOW, Grid, find, fits
 from ingest.lanes import Counters, same_configuration
 from ingest.reorder import DecodeOrder
 from ingest.sample import Sample
+from media.clock import VIDEO_TIMESCALE
 from media.packet import Gap, Packet
 from media.track import Track
 
@@ -22,6 +23,9 @@ _PROOF = 12
 """Frames that must fit a grid that nobody claimed."""
 _GUESS = 3000
 """Ticks: duration of a lone frame of unknown rate."""
+_MOST_AHEAD = 10 * VIDEO_TIMESCALE
+"""Ticks that a picture may be shown after it is decoded: sixteen pictures (`reorder`) at under two a second. More is a
+broken offset, which would have everything up to its time count as passed."""
 _LONGEST_GUESS = 81_000
 """Ticks: 0.9 s. A screen that stood still for longer may move with the next frame: a guess that reached beyond it would
 make that frame look like one that the clock had passed long ago."""
@@ -39,6 +43,8 @@ class VideoLane:
         self._last_dts: int | None = None
         self._end = floor
         self._duration = 0
+        self._step = _LONGEST_GUESS
+        """Between the last two frames that came at their stated times: a claimed rate may be far too low."""
         self._times: deque[int] = deque(maxlen=WINDOW)
         self._proof = 2 if track.frame_rate else _PROOF
         self._rephase = True
@@ -67,6 +73,9 @@ class VideoLane:
         if sample.track is not self._track:
             self._change(sample.track, out)
         dts = self._decode_time(dts, pts)
+        if pts - dts > _MOST_AHEAD:
+            self._counters.repaired += 1
+            pts = dts
         if self._rephase:
             out += self.flush()
             self._leave_grid(dts)
@@ -142,9 +151,12 @@ class VideoLane:
             self._counters.repaired += 1
         if self._held is not None:
             self._duration = dts - self._held.dts
+            if dts == stated:
+                self._step = self._duration
             out.append(_lasting(self._held, self._duration))
         rate = self._track.frame_rate
-        guess = int(90_000 / rate) if rate else min(self._duration, _LONGEST_GUESS) or _GUESS
+        guess = int(VIDEO_TIMESCALE / rate) if rate else self._duration or _GUESS
+        guess = min(guess, self._step, _LONGEST_GUESS)
         self._held = self._packet(sample, dts, pts if dts == stated else max(pts, dts), guess)
         self._last_dts, self._end = dts, dts + guess
 

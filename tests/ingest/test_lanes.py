@@ -45,6 +45,21 @@ class TestVideoGrid:
         items, _ = run(Sample(track, index * 40, b"") for index in range(100))
         assert [packet.dts for packet in packets(items, 0)] == [index * 3600 for index in range(100)]
 
+    @pytest.mark.parametrize("claim", [Fraction(5), Fraction(1), Fraction(1, 10), Fraction(1, 2**32)])
+    def test_a_claim_that_is_far_too_low_sets_no_clock_back(self, claim: Fraction) -> None:
+        """What a claim of five pictures a second lets expect lies beyond the next ones of thirty."""
+        items, timeline = run(Sample(video(claim), index * 33, b"") for index in range(100))
+        assert [packet.dts for packet in packets(items, 0)] == [index * 33 * MS for index in range(100)]
+        assert timeline.counters.jumps == 0
+        assert not gaps(items)
+
+    def test_one_broken_offset_takes_no_picture_into_the_far_future(self) -> None:
+        """24 bits of milliseconds reach 2.3 hours: a segment that began there would leave nothing to see till then."""
+        samples = [Sample(video(Fraction(25)), index * 40, b"", cts=8_000_000 * (index == 50)) for index in range(100)]
+        items, timeline = run(samples)
+        assert [packet.pts for packet in packets(items, 0)] == [index * 3600 for index in range(100)]
+        assert timeline.counters.repaired == 1
+
     def test_variable_rate_stays_as_stated(self) -> None:
         stamps = [0, 40, 73, 211, 219, 300, 340, 555, 601, 602, 700, 941, 1003, 1100, 1117, 1300, 1500, 1502]
         items, _ = run(Sample(video(Fraction(30)), stamp, b"") for stamp in stamps)
@@ -153,14 +168,16 @@ class TestAudio:
         items, _ = run(Sample(OPUS, index * 20, OPUS_20_MS) for index in range(50))
         assert {packet.duration for packet in packets(items, 100)} == {960}
 
-    def test_frames_that_share_a_stamp(self) -> None:
+    @pytest.mark.parametrize("share", [7, 20, 100])
+    def test_frames_that_share_a_stamp(self, share: int) -> None:
+        """Twenty frames of 48 kb/s fill one PES packet of ordinary size: their stamp then lies 0.4 s behind."""
         samples = [
-            Sample(AUDIO, index * 7 * 1024 * 90_000 // 44_100, b"", offset_samples=part * 1024)
+            Sample(AUDIO, index * share * 1024 * 90_000 // 44_100, b"", offset_samples=part * 1024)
             for index in range(50)
-            for part in range(7)
+            for part in range(share)
         ]
         items, timeline = run(samples, MPEGTS_CLOCK)
-        assert [packet.dts for packet in packets(items, 100)] == [index * 1024 for index in range(350)]
+        assert [packet.dts for packet in packets(items, 100)] == [index * 1024 for index in range(50 * share)]
         assert timeline.counters.jumps == 0
 
     def test_another_sample_rate_in_mid_stream(self) -> None:
