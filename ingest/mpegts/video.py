@@ -179,7 +179,6 @@ class Video:
 
     def _emit(self, nals: Sequence[bytes], stamp: _Stamp | None) -> list[Event]:
         events: list[Event] = []
-        module = h264 if self._codec is Codec.H264 else hevc
         try:
             unit = normalise_video(self._codec, nals, self.track.config if self.track else b"")
             if unit.config is not None:
@@ -188,7 +187,7 @@ class Video:
                 events.append(TrackFound(self.track, self.pid))
         except ProtocolError:
             return [Lost(self.pid, self.track_id, 0, "bad_unit")]
-        if self.track is None or not any(module.is_vcl(nal) for nal in nals):
+        if self.track is None or not unit.data:
             return events  # joined in the middle of a GOP, or parameter sets on their own
         if stamp is None:
             stamp = self._estimate()

@@ -65,6 +65,10 @@ _EX_AUDIO = 9
 _WITH_COMPOSITION = ("avc1", "hvc1", "vvc1")
 _ONE_TRACK, _MANY_CODECS = 0, 2
 _OFFSET_NANO = 0
+_MOST_TRACKS = 256
+"""In one message: a track's number has eight bits, and no track is in it twice."""
+_MOST_MOD_EX = 16
+"""One sort of ModEx exists."""
 
 
 def video(body: bytes) -> Iterator[Part]:
@@ -144,7 +148,7 @@ def _si24(data: bytes) -> int:
 def _mod_ex(body: bytes, at: int, mod_ex: int) -> tuple[int, int, int]:
     """(packet type behind all ModEx parts, where it goes on, nanoseconds offset)."""
     offset_ns = 0
-    while True:
+    for _ in range(_MOST_MOD_EX):
         size = int.from_bytes(_take(body, at, 1), "big") + 1
         at += 1
         if size == 256:
@@ -158,6 +162,7 @@ def _mod_ex(body: bytes, at: int, mod_ex: int) -> tuple[int, int, int]:
             offset_ns = min(int.from_bytes(data[:3], "big"), 999_999)
         if kind & 15 != mod_ex:
             return kind & 15, at, offset_ns
+    raise ProtocolError("An enhanced message has too many modifiers.", slug="bad_flv")
 
 
 def _tracks(body: bytes, at: int, packet: int, multitrack: int) -> Iterator[tuple[int, str, int, bytes]]:
@@ -174,7 +179,11 @@ def _tracks(body: bytes, at: int, packet: int, multitrack: int) -> Iterator[tupl
     if how != _MANY_CODECS:
         fourcc = _fourcc(body, at)
         at += 4
+    left = _MOST_TRACKS
     while at < len(body):
+        left -= 1
+        if left < 0:
+            raise ProtocolError("A multitrack message has more tracks than there are numbers.", slug="bad_flv")
         if how == _MANY_CODECS:
             fourcc = _fourcc(body, at)
             at += 4

@@ -8,6 +8,9 @@ from enum import IntEnum
 
 from media.errors import ProtocolError
 
+MAX_PARTS = 4096
+"""Messages in one aggregate: a minute of sound."""
+
 
 class Kind(IntEnum):
     """Message type ids."""
@@ -91,8 +94,11 @@ def split_aggregate(message: Message) -> Iterator[Message]:
 
     The sub-headers are FLV tags: the upper 8 bits of the time stand behind the lower 24.
     """
-    body, at, offset = message.body, 0, None
+    body, at, offset, left = message.body, 0, None, MAX_PARTS
     while at < len(body):
+        left -= 1
+        if left < 0:
+            raise ProtocolError("An aggregate message has too many parts.", slug="bad_aggregate")
         if len(body) - at < 11:
             raise ProtocolError("An aggregate message ends within a header.", slug="bad_aggregate")
         kind = body[at]

@@ -46,6 +46,8 @@ _AUDIO_NAMES = {
 """What encoders call those codecs that we do not take: the ids of FLV 10.1 annex E.4, and FourCCs of [ERTMP]."""
 _MAX_NAME = 64
 _MAX_KILOBITS = 1_000_000
+_MOST_IGNORED = 16
+"""Codecs of further tracks that are remembered, and told: a hostile message could name new ones for ever."""
 _MOST_BROKEN = 200
 """Broken messages in a row after which the stream is called unusable; single ones are dropped."""
 
@@ -235,12 +237,16 @@ class Tracks:
                 kind, wanted = ("video", "H.264, HEVC or AV1") if is_video else ("audio", "AAC or Opus")
                 name = (_VIDEO_NAMES if is_video else _AUDIO_NAMES).get(part.codec, part.codec)
                 raise MediaError(f"The {kind} codec {name!r} is not supported: set the encoder to {wanted}.")
-            self.ignored.add(part.codec)
+            self._ignore(part.codec)
             return None
         track = self._tracks.get(ident)
         if track is None or track.codec is not codec:
             if track is None and len(self._tracks) >= self._max:
-                self.ignored.add(part.codec)
+                self._ignore(part.codec)
                 return None
             track = self._tracks[ident] = _Video(ident, codec) if is_video else _Audio(ident, codec)
         return track
+
+    def _ignore(self, codec: str) -> None:
+        if len(self.ignored) < _MOST_IGNORED:
+            self.ignored.add(codec)

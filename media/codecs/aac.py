@@ -9,6 +9,8 @@ from media.errors import ProtocolError
 
 RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 """By samplingFrequencyIndex (table 1.18)."""
+SLOWEST_RATE = 4_000
+"""The escape value names any rate in Hz; below, one frame would last for longer than a quarter of a second."""
 _CHANNELS = (0, 1, 2, 3, 4, 5, 6, 8, 0, 0, 0, 7, 8, 24, 8)
 """By channelConfiguration (table 1.19); 0 where a program_config_element tells, or reserved."""
 
@@ -48,7 +50,7 @@ def _read_type(bits: Bits) -> int:
 def _read_rate(bits: Bits) -> int:
     index = bits.u(4)
     rate = bits.u(24) if index == 15 else RATES[index] if index < len(RATES) else 0
-    if not 0 < rate <= 192_000:
+    if not SLOWEST_RATE <= rate <= 192_000:
         raise ProtocolError("The AAC configuration names a sample rate that does not exist.", slug="bad_asc")
     return rate
 

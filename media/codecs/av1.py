@@ -15,6 +15,9 @@ FRAME_HEADER = 3
 FRAME = 6
 PADDING = 15
 
+MAX_OBUS = 4096
+"""OBUs of one temporal unit: a frame may have 4096 tiles (A.3), which encoders put into one OBU or a few."""
+
 _KEY_FRAME = 0
 _UNSPECIFIED = 2
 
@@ -66,8 +69,11 @@ def _leb128(value: int) -> bytes:
 
 def iterate(data: bytes) -> Iterator[Obu]:
     """The OBUs of a temporal unit; the last may lack its size field. Raises `ProtocolError`."""
-    position, end = 0, len(data)
+    position, end, left = 0, len(data), MAX_OBUS
     while position < end:
+        left -= 1
+        if left < 0:
+            raise ProtocolError("A temporal unit has more OBUs than any real one.", slug="too_many_units")
         head = data[position]
         if head & 0x80:
             raise ProtocolError("An OBU begins with the forbidden bit.", slug="bad_obu")
@@ -100,6 +106,11 @@ def iterate(data: bytes) -> Iterator[Obu]:
 def clean(unit: bytes) -> bytes:
     """The temporal unit as ISOBMFF wants it (2.4): no temporal delimiters, no padding, each OBU with its size."""
     return b"".join(bytes(obu) for obu in iterate(unit) if obu.kind not in (TEMPORAL_DELIMITER, PADDING))
+
+
+def has_frame(unit: bytes) -> bool:
+    """True where the temporal unit holds a picture, or shows one again."""
+    return any(obu.kind in (FRAME, FRAME_HEADER) for obu in iterate(unit))
 
 
 def is_keyframe(unit: bytes) -> bool:

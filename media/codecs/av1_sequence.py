@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from media.codecs.bits import Bits
-from media.codecs.vui import Colour, check_size
+from media.codecs.vui import Colour, check_size, plausible
 from media.errors import ProtocolError
 
 _SELECT = 2
@@ -79,7 +79,7 @@ def _read_operating_points(bits: Bits) -> tuple[int, bool, Fraction | None]:
         units, scale = bits.u(32), bits.u(32)
         if bits.flag():
             ticks = bits.ue() + 1
-            frame_rate = Fraction(scale, units * ticks) if units and scale else None
+            frame_rate = plausible(Fraction(scale, units * ticks)) if units and scale else None
         if bits.flag():  # decoder_model_info
             delay_bits = bits.u(5) + 1
             bits.skip(32 + 5 + 5)

@@ -9,6 +9,9 @@ from media.codecs import aac, av1, h264, hevc, opus
 from media.errors import ProtocolError
 from media.track import Codec, Kind, Track
 
+MAX_CONFIG_BYTES = 65_536
+"""A configuration stands in every initialisation segment. Real ones have 2 to 500 bytes."""
+
 
 def codec_string(track: Track) -> str:
     """The track's entry in CODECS of a playlist or an MPD (RFC 6381). Raises `ProtocolError`."""
@@ -43,6 +46,7 @@ def video_track(
 
     A record without an SPS is refused: nothing can be said of such a track until its first in-band SPS.
     """
+    _bound(config)
     aspect = Fraction(1)
     sps: h264.Sps | hevc.Sps | av1.SequenceHeader | None = None
     match codec:
@@ -77,6 +81,11 @@ def video_track(
     )
 
 
+def _bound(config: bytes) -> None:
+    if len(config) > MAX_CONFIG_BYTES:
+        raise ProtocolError("The codec configuration is larger than any real one.", slug="bad_config")
+
+
 def _first(units: tuple[bytes, ...]) -> bytes:
     if not units:
         raise ProtocolError("The configuration holds no sequence parameter set.", slug="no_sps")
@@ -91,6 +100,7 @@ def audio_track(
     For HE-AAC `timescale` and `sample_rate` are those of the core coder, so that a frame always lasts 1024 ticks
     (960 with short frames); `aac.parse_asc(config).output_rate` is what a decoder puts out.
     """
+    _bound(config)
     match codec:
         case Codec.AAC:
             asc = aac.parse_asc(config)

@@ -17,12 +17,16 @@ MAX_SET_BYTES = 4096
 MAX_SETS = 64
 """Parameter sets in one access unit; real streams have three to ten."""
 
+MAX_ALL_SETS_BYTES = 16_384
+"""All parameter sets of one access unit: each one is read bit by bit."""
+
 
 class Unit(NamedTuple):
     """A normalised access unit."""
 
     data: bytes
-    """With 4-byte lengths (AV1: OBUs with size fields). Empty where the unit held nothing but parameter sets."""
+    """With 4-byte lengths (AV1: OBUs with size fields). Empty where the unit holds no picture: nothing but parameter
+    sets, or messages that an encoder sends on their own."""
     keyframe: bool
     config: bytes | None
     """A new configuration record, where parameter sets in this unit differ from the one given; it counts from this
@@ -52,13 +56,14 @@ def normalise_video(codec: Codec, units: Sequence[bytes], config: bytes = b"") -
 def _from_h264(units: Sequence[bytes], config: bytes) -> Unit:
     kept: list[bytes] = []
     sets: list[bytes] = []
-    keyframe = False
+    keyframe = picture = False
     for unit in units:
         kind = h264.nal_type(unit)
         if kind in (h264.SPS, h264.PPS):
             sets.append(unit)
         elif kind not in (0, h264.AUD, h264.FILLER):
             keyframe = keyframe or kind == h264.IDR
+            picture = picture or h264.SLICE <= kind <= h264.IDR
             kept.append(unit)
     _bound(sets)
     record: bytes | None = None
@@ -68,7 +73,7 @@ def _from_h264(units: Sequence[bytes], config: bytes) -> Unit:
         pps = _merge(h264, h264.PPS, sets, old.pps if old else ())
         if sps and pps:
             record = h264.build_avcc(sps, pps)
-    return Unit(join_lengths(kept), keyframe, record if record != config else None)
+    return Unit(join_lengths(kept) if picture else b"", keyframe, record if record != config else None)
 
 
 def _from_hevc(units: Sequence[bytes], config: bytes) -> Unit:
@@ -91,7 +96,8 @@ def _from_hevc(units: Sequence[bytes], config: bytes) -> Unit:
         pps = _merge(hevc, hevc.PPS, sets, old.pps if old else ())
         if vps and sps and pps:
             record = hevc.build_hvcc(vps, sps, pps)
-    return Unit(join_lengths(kept), hevc.is_idr(kept), record if record != config else None)
+    data = join_lengths(kept) if any(hevc.is_vcl(unit) for unit in kept) else b""
+    return Unit(data, hevc.is_idr(kept), record if record != config else None)
 
 
 def _from_av1(unit: bytes, config: bytes) -> Unit:
@@ -100,7 +106,7 @@ def _from_av1(unit: bytes, config: bytes) -> Unit:
     record: bytes | None = None
     if sequence is not None and bytes(sequence) not in config:
         record = av1.build_av1c(sequence)
-    return Unit(data, av1.is_keyframe(data), record)
+    return Unit(data if av1.has_frame(data) else b"", av1.is_keyframe(data), record)
 
 
 def four_byte_lengths(codec: Codec, config: bytes) -> bytes:
@@ -117,7 +123,8 @@ def _news(sets: Iterable[bytes], config: bytes) -> bool:
 
 
 def _bound(sets: Sequence[bytes]) -> None:
-    if len(sets) > MAX_SETS or any(len(unit) > MAX_SET_BYTES for unit in sets):
+    sizes = [len(unit) for unit in sets]
+    if len(sizes) > MAX_SETS or max(sizes, default=0) > MAX_SET_BYTES or sum(sizes) > MAX_ALL_SETS_BYTES:
         raise ProtocolError(
             "There are more or larger parameter sets than in any real stream.", slug="bad_parameter_set"
         )

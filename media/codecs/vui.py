@@ -8,6 +8,10 @@ from fractions import Fraction
 from media.codecs.bits import Bits
 from media.errors import ProtocolError
 
+FASTEST = 300
+"""Frames per second beyond which a stated rate is none: encoders with variable rates state the tick of their clock
+(90000, 1000), and a fixed rate that is faster no encoder makes live."""
+
 MAX_SIDE = 16_384
 """Pixels; larger pictures are beyond every level that exists."""
 
@@ -48,7 +52,12 @@ def read_signal_type(bits: Bits) -> Colour:
 def read_frame_rate(bits: Bits, ticks_per_frame: int) -> Fraction | None:
     """num_units_in_tick and time_scale; None where they make no sense."""
     units, scale = bits.u(32), bits.u(32)
-    return Fraction(scale, units * ticks_per_frame) if units and scale else None
+    return plausible(Fraction(scale, units * ticks_per_frame)) if units and scale else None
+
+
+def plausible(rate: Fraction) -> Fraction | None:
+    """The rate, or None where it is the tick of a clock instead (H.264 E.2.1 without fixed_frame_rate_flag)."""
+    return rate if rate <= FASTEST else None
 
 
 def check_size(width: int, height: int) -> None:

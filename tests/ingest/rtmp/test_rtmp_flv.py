@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ingest.rtmp import flv
 from ingest.rtmp.flv import Part, Sort
+from ingest.rtmp.messages import Kind, Message, split_aggregate
 from ingest.rtmp.tracks import Tracks, snap
 from media.codecs import h264
 from media.errors import MediaError, ProtocolError
@@ -211,3 +212,27 @@ def test_languages_and_names_of_audio_tracks() -> None:
     samples = tracks.audio(0, b"\x95\x11mp4a" + b"".join(bytes((n, 0, 0, 2)) + b"ab" for n in (0, 1)))
     found = [(s.track.id, s.track.language, s.track.name) for s in samples]
     assert found == [(100, "en", ""), (101, "deu", "Kommentar")]
+
+
+class TestHostileNumbers:
+    """Each message is within the limit of bytes."""
+
+    def test_more_tracks_than_there_are_numbers(self) -> None:
+        tracks = Tracks(16)
+        assert tracks.video(0, b"\x96\x13avc1" + b"\1\0\0\0" * 100_000) == []
+        assert tracks.broken == 1
+
+    def test_modifiers_without_end(self) -> None:
+        with pytest.raises(ProtocolError, match="too many modifiers"):
+            list(flv.video(b"\x97" + b"\0\0\x17" * 100_000))
+
+    def test_an_aggregate_of_empty_messages(self) -> None:
+        body = (b"\x08" + bytes(14)) * 100_000
+        with pytest.raises(ProtocolError, match="too many parts"):
+            list(split_aggregate(Message(Kind.AGGREGATE, 0, 1, body)))
+
+    def test_ever_new_codecs_of_further_tracks(self) -> None:
+        tracks = Tracks(16)
+        for number in range(1000):
+            tracks.video(0, b"\x96\x00" + number.to_bytes(4, "big") + b"\1frame")
+        assert len(tracks.ignored) == 16
