@@ -6,6 +6,7 @@ other processes. The snapshot is replaced whole: a thread that reads it sees the
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -40,6 +41,8 @@ class Directory:
         self._wall = wall
         self._seen_ms = 0
         self._callbacks: list[Callable[[Change], None]] = []
+        self._looking = asyncio.Lock()
+        """Of two that look at once, the one that began first might end last, and bring old news."""
         self.snapshot = Snapshot()
 
     def now_ms(self) -> int:
@@ -62,6 +65,10 @@ class Directory:
 
     async def refresh(self) -> None:
         """Read the database if it changed, and tell what is new, expiry included."""
+        async with self._looking:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         async with self._database.session() as session:
             revision = await session.scalar(select(Revision.number)) or 0
             new = self.snapshot if revision == self.snapshot.revision else await _load(session, revision)

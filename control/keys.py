@@ -10,12 +10,12 @@ live (once)                   used      the first publication
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from control.audit import Audit, Entry
@@ -56,7 +56,7 @@ KEEP_DEAD_MS = 30 * 86400 * 1000
 """How long an ended key stays listed, and its refusal says why."""
 
 MAX_KEYS_PER_STREAM = 1000
-"""All of a stream's keys are held in memory."""
+"""All of a stream's keys are held in memory. Beyond that ended ones go early."""
 
 
 log = structlog.get_logger(__name__)
@@ -137,7 +137,7 @@ class Keys:
         signing: bool = False,
     ) -> NewKey:
         """Make a key for a stream. `expires_s` counts from now."""
-        self._want_room(stream_id)
+        too_old = self._want_room(stream_id)
         if expires_s is not None and expires_s <= 0:
             raise Refused("A key must expire in the future.", slug="bad_expiry")
         now_ms = self._directory.now_ms()
@@ -148,7 +148,7 @@ class Keys:
         row.signing, row.once, row.label, row.expires_ms = signing, once, label[:128], ends_ms
         async with self._directory.changing() as session:
             session.add(row)
-            await _forget_dead(session, now_ms)
+            await _forget(session, now_ms, too_old)
         return self._made(key_id, plain)
 
     async def rotate(self, stream_id: str, *, grace_s: float = 60.0, plain: str | None = None) -> NewKey:
@@ -159,7 +159,7 @@ class Keys:
         """
         if grace_s < 0:
             raise Refused("The grace time cannot be negative.", slug="bad_expiry")
-        self._want_room(stream_id)
+        too_old = self._want_room(stream_id)
         now_ms = self._directory.now_ms()
         key_id, plain = new_key_id(), plain or new_key()
         end_ms = now_ms + int(grace_s * 1000)
@@ -169,15 +169,21 @@ class Keys:
             session.add(_row(key_id, stream_id, plain, now_ms))
             replaced = list(await session.scalars(select(Key.id).where(*others, later)))
             await session.execute(update(Key).where(Key.id.in_(replaced)).values(expires_ms=end_ms, rotated=True))
-            await _forget_dead(session, now_ms)
+            await _forget(session, now_ms, too_old)
         made = self._made(key_id, plain)
         for old in replaced:
             self._note("rotated", old, reason=f"replaced by {key_id}")
         return made
 
-    def _want_room(self, stream_id: str) -> None:
-        if len(self.list(stream_id)) >= MAX_KEYS_PER_STREAM:
-            raise Refused(f"The stream has {MAX_KEYS_PER_STREAM} keys already.", slug="too_many_keys")
+    def _want_room(self, stream_id: str) -> list[str]:
+        """Ids of ended keys, the oldest first, that have to go for another key. Raises `Refused` (`too_many_keys`)
+        where those that are live are too many."""
+        there, now_ms = self.list(stream_id), self._directory.now_ms()
+        ended = [key.id for key in there if key.end_slug(now_ms)]
+        too_many = max(0, len(there) + 1 - MAX_KEYS_PER_STREAM)
+        if too_many > len(ended):
+            raise Refused(f"The stream has {MAX_KEYS_PER_STREAM} live keys already.", slug="too_many_keys")
+        return ended[:too_many]
 
     def _made(self, key_id: str, plain: str) -> NewKey:
         self._note("created", key_id)
@@ -217,6 +223,7 @@ class Keys:
             self._turn_away(address)
             match = self._check(key)
             resumed = await self._spend(match, resumable)
+            match = self._check(key)  # it may have ended meanwhile, when there was no publisher yet to be told
         except Refused as refusal:
             self._refused(refusal, key, protocol, address)
             raise
@@ -303,11 +310,10 @@ class Keys:
     async def _spend_nonce(self, token: Token, now_ms: int) -> None:
         try:
             async with self._database.session() as session:
+                await session.execute(delete(Nonce).where(Nonce.expires_ms <= now_ms))
                 session.add(Nonce(key_id=token.key_id, nonce=token.nonce, expires_ms=token.expires_s * 1000))
         except IntegrityError as error:
             raise Refused(NOT_ACCEPTED, slug="token_replayed") from error
-        async with self._database.session() as session:
-            await session.execute(delete(Nonce).where(Nonce.expires_ms <= now_ms))
 
     def _refused(self, refusal: Refused, credential: str, protocol: str, address: str) -> None:
         self.refusals[refusal.slug] = self.refusals.get(refusal.slug, 0) + 1
@@ -353,6 +359,9 @@ def _row(key_id: str, stream_id: str, plain: str, now_ms: int) -> Key:
     )
 
 
-async def _forget_dead(session: AsyncSession, now_ms: int) -> None:
+async def _forget(session: AsyncSession, now_ms: int, too_old: Sequence[str]) -> None:
+    """Those keys, and all that ended, or were spent, long ago."""
     long_ago = now_ms - KEEP_DEAD_MS
-    await session.execute(delete(Key).where(or_(Key.expires_ms < long_ago, Key.revoked_ms < long_ago)))
+    spent = and_(Key.once.is_(True), Key.used_ms < long_ago)
+    dead = or_(Key.expires_ms < long_ago, Key.revoked_ms < long_ago, spent, Key.id.in_(too_old))
+    await session.execute(delete(Key).where(dead))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from control.credentials import make_token
 from control.keys import NewKey
 from control.services import Services
 from control.settings import Settings
-from control.snapshot import KeyRecord, StreamRecord
+from control.snapshot import MAX_TOKEN_LIFE_S, KeyRecord, StreamRecord
 from control.stream_settings import StreamSettings
 from control.urls import servers, stream_urls
 from media.errors import Refused
@@ -91,9 +92,11 @@ class Operations:
 
     async def make_token(self, key_id: str, *, expires_s: float) -> Answer:
         """A publish token signed with a signing key: `{"token", "expires_at", "urls"}`."""
+        if expires_s > MAX_TOKEN_LIFE_S:
+            raise Refused("A publish token lives for seven days at most.", slug="token_lives_too_long")
         plain = self.services.keys.signing_key(key_id)
         stream = self.services.directory.snapshot.streams[self.services.keys.find(key_id).stream_id]
-        expires = self.services.directory.now_ms() // 1000 + int(expires_s)
+        expires = self.services.directory.now_ms() // 1000 + math.ceil(expires_s)
         token = make_token(key_id, plain, expires_s=expires)
         return {
             "token": token,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from media.errors import HeadraceError
 SERVER_SECRET = "secret"
 ADMIN_TOKEN = "admin-token"
 WORKER_TOKEN = "worker-token"
+SECRET_BYTES = 32
 
 
 class SecretUnreadable(HeadraceError):
@@ -23,8 +25,19 @@ class SecretUnreadable(HeadraceError):
 
 
 def server_secret(data: Path) -> bytes:
-    """The server's secret, made at the first start: signing keys and SRT passphrases are derived from it."""
-    return bytes.fromhex(_read_or_make(data / SERVER_SECRET, secrets.token_hex(32)))
+    """The server's secret, made at the first start: signing keys and SRT passphrases are derived from it. Raises
+    `SecretUnreadable`, as the two below."""
+    path = data / SERVER_SECRET
+    try:
+        found = bytes.fromhex(_read_or_make(path, secrets.token_hex(SECRET_BYTES)))
+    except ValueError:
+        found = b""
+    if len(found) < SECRET_BYTES:
+        raise SecretUnreadable(
+            f"The secret {path} is not whole: restore it from a copy. Without it move it away, and a new one is made; "
+            "all signing keys and SRT passphrases are void then."
+        )
+    return found
 
 
 def admin_token(data: Path) -> str:
@@ -39,8 +52,11 @@ def worker_token(data: Path) -> str:
 
 def read_secret(path: Path | None) -> str:
     """The content of a secret file that the settings name; empty where they name none. Raises `SecretUnreadable`."""
-    if path is None:
-        return ""
+    return "" if path is None else _read(path)
+
+
+def _read(path: Path) -> str:
+    """Never empty: an empty secret is one that everybody knows. Raises `SecretUnreadable`."""
     try:
         found = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -60,11 +76,12 @@ def write_private(path: Path, text: str) -> None:
 def drafted(path: Path, text: str) -> Iterator[None]:
     """The same in two steps: what can fail (`OSError`) fails on entering; the file takes its place when the block has
     ended well."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
+        _write(draft, text)
         yield
         os.replace(draft, path)
     finally:
@@ -76,12 +93,19 @@ def _read_or_make(path: Path, fresh: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(fresh + "\n")
+        _write(draft, fresh + "\n")
         try:
             os.link(draft, path)  # fails where another start was first
         except FileExistsError:
             pass
         finally:
             draft.unlink()
-    return path.read_text().strip()
+    return _read(path)
+
+
+def _write(draft: Path, text: str) -> None:
+    """On the disk when it returns: a file that takes its place before its content does is empty after a power cut."""
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -23,6 +23,7 @@ from control.models import Stream
 from control.secret_files import drafted, server_secret
 from control.snapshot import StreamRecord
 from control.streams import Streams
+from media.errors import Refused
 
 POLL_S = 1.0
 """How often changes made by another process are looked for, and the audit trail is written."""
@@ -48,6 +49,8 @@ class Services:
                 await self._whole(self.tick())
             except SQLAlchemyError as error:
                 log.error("database_failed", error=str(error))
+            except Exception:  # a fault of ours with one stream must not let the keys of all others live on
+                log.exception("keys_not_watched")
             due_ms = self.directory.snapshot.next_expiry_ms(self.directory.now_ms())
             wait_s = POLL_S if due_ms is None else (due_ms - self.directory.now_ms()) / 1000
             await asyncio.sleep(min(POLL_S, max(0.01, wait_s)))
@@ -67,7 +70,10 @@ class Services:
         await self.directory.refresh()
         for stream in self.streams.list():
             if self._rotation_is_due(stream):
-                await self._rotate(stream)
+                try:
+                    await self._rotate(stream)
+                except Refused as refusal:
+                    log.error("rotation_refused", stream=stream.name, text=refusal.text)
         await self.keys.record_uses()
         await self.audit.flush()
 
@@ -91,7 +97,8 @@ class Services:
         with contextlib.ExitStack() as stack:
             try:
                 await asyncio.to_thread(stack.enter_context, drafted(path, plain + "\n"))
-            except OSError as error:  # a key that nobody receives would lock everyone out: the old ones stay
+            except (OSError, ValueError) as error:
+                # A key that nobody receives would lock everyone out: the old ones stay.
                 log.error("rotation_not_written", stream=stream.name, file=str(path), error=str(error))
                 return
             await self.keys.rotate(stream.id, grace_s=stream.settings.rotate_grace_s, plain=plain)
