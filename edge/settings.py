@@ -19,7 +19,9 @@ class EdgeSettings(BaseModel):
     port: int = Field(8080, ge=0, le=65535, description="TCP port for plain HTTP; 0 lets the system choose.")
     tls_port: int = Field(8443, ge=0, le=65535, description="TCP port for HTTPS, used when a certificate is set.")
     certificate: Path | None = Field(None, description="PEM chain for HTTPS, reloaded when the file changes.")
-    private_key: Path | None = Field(None, description="PEM private key of the certificate.")
+    private_key: Path | None = Field(
+        None, description="PEM private key of the certificate; unset: it is in the same file."
+    )
     workers: int | None = Field(None, ge=1, le=256, description="Worker processes; by default one per core.")
     warm_spare: bool = Field(
         True, description="Whether a process waits to take the place of a worker that dies; it costs about 35 MB."

@@ -96,7 +96,9 @@ class RtmpsSettings(RtmpSettings):
     certificate: Path | None = Field(
         default=None, description="PEM file with the certificate and its chain; unset: a local authority makes one."
     )
-    private_key: Path | None = Field(default=None, description="PEM file with the private key of `certificate`.")
+    private_key: Path | None = Field(
+        default=None, description="PEM file with the private key of `certificate`; unset: it is in the same file."
+    )
 
 
 class SrtSettings(_Section):

@@ -70,7 +70,7 @@ class TranscodeSettings(BaseModel):
     )
     ladder: str = Field(
         default="default",
-        description="Name of the ladder: default, mobile, economy, modern, archive, none, or one of your own.",
+        description="Name of the ladder: default, mobile, economy, modern, hevc, archive, none, or one of your own.",
     )
     ladders: tuple[LadderSettings, ...] = Field(
         default=(),
