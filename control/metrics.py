@@ -84,6 +84,7 @@ class CoreCollector(Collector):
         yield workers
         yield from self._gate()
         yield from self._refusals()
+        yield from self._origin()
         yield from self._stills()
         yield from self._devices()
         yield from _of_broadcasts(live)
@@ -97,6 +98,15 @@ class CoreCollector(Collector):
         dropped = CounterMetricFamily("headrace_control_audit_dropped_entries", "Audit entries that were lost.")
         dropped.add_metric([], self._services.audit.dropped)
         yield dropped
+
+    def _origin(self) -> Iterator[Metric]:
+        answers, waiting = self._node.origin()
+        counter = CounterMetricFamily("headrace_packager_origin_requests", "Answers of the origin.", labels=["status"])
+        for status, count in sorted(answers.items()):
+            counter.add_metric([str(status)], count)
+        yield counter
+        text = "Requests that wait in the origin for what is not there yet."
+        yield _gauge("headrace_packager_origin_waiting_requests", text, waiting)
 
     def _stills(self) -> Iterator[Metric]:
         counts = self._node.stills()

@@ -43,6 +43,10 @@ class Node(Protocol):
         """Counts by reason: `publishers` that were not admitted, `limits` that ended a broadcast."""
         ...
 
+    def origin(self) -> tuple[Mapping[int, int], int]:
+        """Answers of the origin by status, and requests that wait in it now."""
+        ...
+
     def stills(self) -> Mapping[str, int]:
         """Pictures of streams of which nothing is encoded: `made`, `failed`, `left_out`, and `restarts` of the
         process that makes them."""

@@ -56,6 +56,9 @@ class Status:
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
         return {"publishers": dict(self._node.gate.refusals), "limits": dict(self._node.broadcasts.limit_ends)}
 
+    def origin(self) -> tuple[Mapping[int, int], int]:
+        return dict(self._node.origin.requests), self._node.origin.waiting
+
     def stills(self) -> Mapping[str, int]:
         return asdict(self._node.stills.counts)
 

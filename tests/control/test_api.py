@@ -68,6 +68,9 @@ class StillNode:
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
         return {"publishers": {"node_full": 2}, "limits": {"bitrate": 1}}
 
+    def origin(self) -> tuple[Mapping[int, int], int]:
+        return {200: 7, 404: 1}, 4
+
     def stills(self) -> Mapping[str, int]:
         return {"made": 8, "failed": 1, "left_out": 3, "restarts": 2}
 
@@ -222,6 +225,8 @@ async def test_metrics_have_our_names_and_those_of_the_edge(admin: httpx2.AsyncC
     assert samples["headrace_control_dropped_packets_total", "b1", "main"] == 3
     assert samples["headrace_control_refused_keys_total", "unknown_key"] == 1
     assert samples["headrace_transcode_stills_total", "left_out"] == 3
+    assert samples["headrace_packager_origin_requests_total", "404"] == 1
+    assert samples["headrace_packager_origin_waiting_requests",] == 4
     assert samples["headrace_control_broadcasts",] == 1
     assert samples["headrace_edge_requests_total", "hit"] == 5
 
