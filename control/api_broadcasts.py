@@ -16,6 +16,7 @@ from media.errors import Refused
 from packager.events import MAX_MESSAGE
 
 EVENT_S = 1.0
+_COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 Id = Annotated[str, Path(description="The broadcast's id, as the list of broadcasts shows it.")]
 _EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -37,8 +38,11 @@ class EventBody(BaseModel):
 
     def data(self) -> bytes:
         """The message as bytes."""
-        text = self.message if isinstance(self.message, str) else json.dumps(self.message, separators=(",", ":"))
-        body = text.encode()
+        try:
+            text = self.message if isinstance(self.message, str) else _COMPACT.encode(self.message)
+            body = text.encode()
+        except (ValueError, RecursionError) as error:
+            raise Refused("The message is neither text nor JSON that others can read.", slug="bad_message") from error
         if len(body) > MAX_MESSAGE:
             raise Refused(f"The message has {len(body)} bytes, {MAX_MESSAGE} are allowed.", slug="message_too_long")
         return body

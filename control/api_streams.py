@@ -8,14 +8,12 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from control.operations import LONGEST_S, Operations
+from control.stream_settings import NO_CONTROLS
 
 Answer = dict[str, Any]
 
 Name = Annotated[str, Path(description="The stream's name.")]
 KeyId = Annotated[str, Path(description="The key's id, as the list of keys shows it.")]
-
-NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
-"""Text that any database stores, and any terminal shows, as it is."""
 
 
 class _Body(BaseModel):

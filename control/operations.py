@@ -13,7 +13,7 @@ from control.keys import NewKey
 from control.services import Services
 from control.settings import Settings
 from control.snapshot import MAX_TOKEN_LIFE_S, KeyRecord, StreamRecord
-from control.stream_settings import StreamSettings
+from control.streams import parse_settings
 from control.urls import servers, stream_urls
 from media.errors import Refused
 
@@ -63,7 +63,7 @@ class Operations:
         if isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) for n in names):
             from control.planning import ladder_of  # brings the packager along: not for every command
 
-            ladder_of(StreamSettings(ladder=tuple(names)), self.settings.transcode)
+            ladder_of(parse_settings({"ladder": names}), self.settings.transcode)
 
     async def remove_stream(self, name: str) -> Answer:
         """Remove a stream and its keys."""

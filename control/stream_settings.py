@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
+"""Text that any database stores, any file system takes, and any terminal shows, as it is."""
+
+Text = Annotated[str, Field(pattern=NO_CONTROLS, max_length=4096)]
 
 
 class StreamSettings(BaseModel):
@@ -30,12 +35,12 @@ class StreamSettings(BaseModel):
         description="Seconds that viewers can rewind, and that a broadcast stays watchable after its end, from disk; "
         "0: as far as the memory reaches.",
     )
-    ladder: tuple[str, ...] | None = Field(
+    ladder: tuple[Text, ...] | None = Field(
         default=None,
         description="A ladder by its name (`mobile`, or one of your own), or rungs under the source, e.g. "
         "`720p,480p`; `none` for none; unset for the server's own. Holds on air too, from the next segment on.",
     )
-    audio_tracks: tuple[str, ...] = Field(
+    audio_tracks: tuple[Text, ...] = Field(
         default=(),
         description="`LANGUAGE:NAME` for each audio track in order, over what the publisher says, e.g. "
         "`en:English,de:Commentary`; either part may be empty.",
@@ -52,12 +57,13 @@ class StreamSettings(BaseModel):
     rotate_every_s: int | None = Field(
         default=None,
         ge=60,
+        le=10 * 366 * 86_400,
         description="Seconds after which a new key is made by itself; it is written to `rotate_file`.",
     )
     rotate_grace_s: int = Field(
         default=60, ge=0, le=7 * 86400, description="Seconds that the old keys live on after a scheduled rotation."
     )
-    rotate_file: str | None = Field(
+    rotate_file: Text | None = Field(
         default=None,
         description="File that receives the new key of a scheduled rotation, readable by its owner only.",
     )

@@ -8,6 +8,7 @@ other machines look as often, through as many tiers as there are. It holds finge
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -25,12 +26,15 @@ from media.errors import Refused
 log = structlog.get_logger(__name__)
 
 FILE = "viewer-news.json"
+LOCK = "viewer-news.lock"
 PATH = "/access/news.json"
 LOOK_S = 1.0
 PURGES_S = 600.0
 """How long a purge stays in the list: an edge that could not be reached for longer has nothing fresh any more."""
 TOKENS_S = 400 * 86_400.0
-"""How long a token stays in the list that does not say when it ends."""
+"""How long a token stays in the list that does not say when it ends, and a stream."""
+LONGEST_BYTES = 2**24
+"""Of a list, as it is heard: three times one that is full."""
 
 App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
@@ -78,13 +82,17 @@ def purge(data: Path, playback_id: str) -> None:
 
 
 def _change(data: Path, change: Callable[[News], None]) -> None:
-    news, now = read(data), time.time()
-    if len(news.tokens) + len(news.streams) >= LIMIT:
-        raise Refused("Too many tokens are revoked: rotate the key instead.", slug="too_many_revocations")
-    news.tokens = {mark: ends for mark, ends in news.tokens.items() if ends > now}
-    news.purges = {at: mark for at, mark in news.purges.items() if float(at) > now - PURGES_S}
-    change(news)
-    write_private(data / FILE, news.model_dump_json())
+    with (data / LOCK).open("a") as lock:  # the API writes from several threads, the command line beside them
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        news, now = read(data), time.time()
+        news.tokens = {mark: ends for mark, ends in news.tokens.items() if ends > now}
+        news.streams = {mark: until for mark, until in news.streams.items() if until > now - TOKENS_S}
+        news.purges = {at: mark for at, mark in news.purges.items() if float(at) > now - PURGES_S}
+        most = max(LIMIT, len(news.tokens) + len(news.streams))
+        change(news)
+        if len(news.tokens) + len(news.streams) > most:
+            raise Refused("Too many tokens are revoked: rotate the key instead.", slug="too_many_revocations")
+        write_private(data / FILE, news.model_dump_json())
 
 
 class Board:
@@ -92,15 +100,16 @@ class Board:
 
     def __init__(self, data: Path) -> None:
         self._data = data
-        self._stamp = -1
+        self._stamp = (0, 0, 0)
         self.news = News()
 
     def _look(self) -> bool:
         """Read the file if it has changed; whether it has. In a thread."""
         try:
-            stamp = (self._data / FILE).stat().st_mtime_ns
+            stat = (self._data / FILE).stat()
         except FileNotFoundError:
             return False
+        stamp = stat.st_mtime_ns, stat.st_ino, stat.st_size  # the time alone stands still for milliseconds
         if stamp == self._stamp:
             return False
         self.news, self._stamp = read(self._data), stamp
@@ -157,7 +166,12 @@ class Follower:
                     try:
                         async with session.get(origin + PATH) as answer:
                             if answer.status == 200:
-                                await self.hear(News.model_validate(json.loads(await answer.content.read(2**24))))
+                                body = bytearray()
+                                async for piece in answer.content.iter_any():
+                                    body += piece
+                                    if len(body) > LONGEST_BYTES:
+                                        raise ValueError("the list is too long")
+                                await self.hear(News.model_validate(json.loads(body)))
                                 silent = False
                                 break
                             if answer.status == 404:

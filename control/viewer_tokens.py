@@ -16,6 +16,9 @@ from joserfc.jwk import OctKey
 from control.secret_files import write_private
 from media.errors import Refused
 
+LATEST_S = 2.0**53
+"""Unix seconds that a float holds exactly; NaN and infinities are beyond."""
+
 
 def _load(path: Path) -> list[dict[str, Any]]:
     try:
@@ -62,11 +65,13 @@ def read(token: str) -> tuple[str, float | None]:
     try:
         claims = json.loads(_decode(token.split(".")[1]))
         jti, ends = claims.get("jti"), claims.get("exp")
-    except (ValueError, AttributeError) as error:
+        str(jti).encode()  # half a surrogate pair is no text
+    except (ValueError, AttributeError, RecursionError) as error:
         raise Refused("This is no viewer token.", slug="bad_token") from error
     if not isinstance(jti, str) or not jti:
         raise Refused("The token has no `jti`: revoke its stream's tokens, or rotate the key.", slug="token_unnamed")
-    return jti, float(ends) if isinstance(ends, int | float) else None
+    # Whoever revokes a token need not have made it: an end that is no time is none.
+    return jti, float(ends) if isinstance(ends, int | float) and abs(ends) < LATEST_S else None
 
 
 def _decode(text: str) -> bytes:

@@ -55,6 +55,11 @@ class StillNode:
     async def purge_edge(self, playback_id: str) -> int:
         return len(playback_id)
 
+    def announce(
+        self, broadcast_id: str, message: bytes, *, scheme: str, value: str, duration_s: float | None
+    ) -> Mapping[str, Any] | None:
+        return {"id": "event-1", "start": "", "scheme": scheme}
+
     async def stop_broadcast(self, broadcast_id: str) -> bool:
         self.stopped.append(broadcast_id)
         return self.broadcast(broadcast_id) is not None
@@ -180,6 +185,45 @@ async def test_errors_have_a_slug_and_a_text(
     answer = await admin.request(method, path, json=body)
     assert (answer.status_code, answer.json()["slug"]) == (status, slug)
     assert answer.json()["text"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/streams", rb'{"name": "b", "settings": {"ladder": ["\ud800"]}}'),
+        ("POST", "/v1/streams", rb'{"name": "b", "settings": {"audio_tracks": ["\ud800"]}}'),
+        ("POST", "/v1/streams", rb'{"name": "b", "settings": {"rotate_file": "\ud800", "rotate_every_s": 60}}'),
+        ("POST", "/v1/streams", rb'{"name": "b", "settings": {"rotate_file": "a\u0000b", "rotate_every_s": 60}}'),
+        ("POST", "/v1/streams", rb'{"name": "b", "settings": {"\ud800": 1}}'),
+        ("POST", "/v1/streams", rb'{"name": "b", "settings": {"rotate_every_s": 1e300, "rotate_file": "x"}}'),
+        ("POST", "/v1/streams", b'{"name":"b","settings":{"rotate_file":"x","rotate_every_s":' + b"9" * 200 + b"}}"),
+        ("POST", "/v1/streams", rb'{"name": "b", "settings": {"ladder": 5}}'),
+        ("POST", "/v1/streams", rb'{"name": "\ud800"}'),
+        ("PATCH", "/v1/streams/a", rb'{"settings": {"audio_tracks": ["\udfff:x"]}}'),
+        ("PATCH", "/v1/streams/a", rb'{"settings": {"reconnect_window_s": NaN}}'),
+        ("PATCH", "/v1/streams/a", rb'{"settings": {"reconnect_window_s": 1e999}}'),
+        ("PATCH", "/v1/streams/a", rb'{"settings": {"dvr_window_s": true, "ladder": {"a": null}}}'),
+        ("POST", "/v1/streams/a/keys", rb'{"label": "\ud800"}'),
+        ("POST", "/v1/streams/a/keys", rb'{"expires_s": NaN}'),
+        ("POST", "/v1/streams/a/keys/rotate", rb'{"grace_s": -1e999}'),
+        ("POST", "/v1/edge/purge", rb'{"playback_id": "\ud800"}'),
+        ("POST", "/v1/viewers/revoke", rb'{"token": "\ud800"}'),
+        ("POST", "/v1/viewers/revoke", rb'{"playback_id": "\ud800"}'),
+        ("POST", "/v1/viewers/revoke", b'{"token": "a.' + b"W1tb" * 900 + b'.c"}'),
+        ("POST", "/v1/broadcasts/b1/events", rb'{"message": "\ud800"}'),
+        ("POST", "/v1/broadcasts/b1/events", rb'{"message": {"a": NaN}}'),
+        ("POST", "/v1/broadcasts/b1/events", rb'{"message": "x", "duration_s": NaN}'),
+        ("POST", "/v1/broadcasts/b1/events", b'{"message": ' + b"[" * 985 + b"]" * 985 + b"}"),
+    ],
+)  # fmt: skip
+async def test_odd_values_are_the_callers_fault_and_are_not_kept(
+    admin: httpx2.AsyncClient, method: str, path: str, body: bytes
+) -> None:
+    await admin.post("/v1/streams", json={"name": "a"})
+    answer = await admin.request(method, path, content=body, headers={"content-type": "application/json"})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.json()["text"]
+    assert [stream["name"] for stream in (await admin.get("/v1/streams")).json()] == ["a"]
 
 
 async def test_broadcasts(admin: httpx2.AsyncClient, node: StillNode) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from until import until
 from control import viewer_news, viewer_tokens
 from control.api_edge import withdraw
 from control.http import HttpServer, listen_tcp
-from control.viewer_news import Board, Follower
+from control.viewer_news import Board, Follower, News
 from edge.revocation import fingerprint
 from edge.settings import EdgeSettings
 from edge.supervisor import EdgePool
@@ -133,3 +136,78 @@ def test_what_is_revoked(tmp_path: Path) -> None:
     for broken in ("a.b.c", "a.e30.c", "a.W10.c"):
         with pytest.raises(Refused):
             viewer_tokens.read(broken)
+
+
+def token_with(payload: bytes) -> str:
+    return f"e30.{base64.urlsafe_b64encode(payload).decode().rstrip('=')}.c"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"[" * 3000,
+        b'{"jti":' + b"[" * 2900,
+        b'{"jti":"\\ud800","exp":1}',
+        b'{"jti":"x\xff"}',
+        b'{"jti":5}',
+        b"\xff" * 9,
+    ],
+)
+def test_a_token_that_nobody_made_is_refused_in_words(payload: bytes) -> None:
+    with pytest.raises(Refused):
+        viewer_tokens.read(token_with(payload))
+
+
+@pytest.mark.parametrize("end", [b"9" * 400, b"1e999", b"-1e999", b"NaN", b"true", b'"soon"', b"-5"])
+def test_a_token_with_an_odd_end_is_revoked_and_the_list_stays_whole(tmp_path: Path, end: bytes) -> None:
+    viewer_news.revoke_token(tmp_path, "before")
+    withdraw(tmp_path, token_with(b'{"jti":"odd","exp":' + end + b"}"), "")
+    withdraw(tmp_path, "after", "")
+    assert {fingerprint("before"), fingerprint("after")} <= set(viewer_news.read(tmp_path).tokens)
+
+
+def test_of_many_at_once_none_is_lost(tmp_path: Path) -> None:
+    """The API takes requests side by side, and the command line writes beside it."""
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(partial(viewer_news.revoke_token, tmp_path), map(str, range(40))))
+    assert set(viewer_news.read(tmp_path).tokens) == {fingerprint(str(number)) for number in range(40)}
+
+
+def test_a_full_list_has_room_again_when_tokens_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer_news, "LIMIT", 2)
+    now = time.time()
+    ended = News(tokens={"a": now - 1}, streams={"b": now - viewer_news.TOKENS_S - 1})
+    (tmp_path / viewer_news.FILE).write_text(ended.model_dump_json())
+    viewer_news.revoke_token(tmp_path, "one")
+    viewer_news.revoke_stream(tmp_path, "two")
+    with pytest.raises(Refused, match="rotate"):
+        viewer_news.revoke_token(tmp_path, "three")
+    viewer_news.revoke_token(tmp_path, "one")
+    viewer_news.purge(tmp_path, "two")
+    assert set(viewer_news.read(tmp_path).tokens) == {fingerprint("one")}
+
+
+async def test_a_long_list_is_heard_to_its_end(tmp_path: Path) -> None:
+    """An answer comes in as many pieces as the network likes."""
+    board = Board(tmp_path)
+    board.news = News(tokens={f"{number:024x}": 2e9 for number in range(20_000)})
+    sock = listen_tcp("127.0.0.1", 0, "origin")
+    server = HttpServer(board.in_front_of(small_origin), [sock])
+    heard: asyncio.Future[News] = asyncio.get_running_loop().create_future()
+
+    class Listener(Follower):
+        async def hear(self, news: News) -> None:
+            heard.set_result(news)
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(server.run())
+        await server.started()
+        listener = Listener(EdgePool(EdgeSettings(), "unix:/none"), [f"http://127.0.0.1:{sock.getsockname()[1]}"])
+        following = group.create_task(listener.run())
+        try:
+            async with asyncio.timeout(10):
+                assert len((await heard).tokens) == 20_000
+        finally:
+            following.cancel()
+            server.stop()
+            await running
