@@ -51,6 +51,10 @@ class ChunkReader:
         """Bytes held: not yet parsed, and of unfinished messages."""
         return len(self._buffer) - self._at + self._partial
 
+    def allow(self, *, max_message_bytes: int, max_partial_bytes: int) -> None:
+        """Other bounds from here on."""
+        self._max_message, self._max_partial = max_message_bytes, max_partial_bytes
+
     def feed(self, data: bytes) -> None:
         """Add what arrived. `messages` then gives out what is complete."""
         self._buffer += data

@@ -28,6 +28,9 @@ CHUNK_SIZE = 4096
 """Of what we send."""
 PING_S = 5.0
 """Between pings to a publisher; their answers give the round trip."""
+STRANGER_BYTES = 65_536
+"""Largest message, and bytes of unfinished ones, of a peer that nobody has admitted yet: its commands have a few
+hundred. What media may take would, times all connections, be the server's memory."""
 _PLAY = ("play", "play2")
 _MAX_STREAMS = 16
 """createStream commands of one connection."""
@@ -43,9 +46,7 @@ class Session:
         self._start = now
         self._state = State.VERSION
         self._buffer = bytearray()
-        self._reader = ChunkReader(
-            max_message_bytes=limits.max_message_bytes, max_partial_bytes=limits.max_partial_bytes
-        )
+        self._reader = ChunkReader(max_message_bytes=STRANGER_BYTES, max_partial_bytes=STRANGER_BYTES)
         self._writer = ChunkWriter()
         self._out = bytearray()
         self._received = self._acknowledged = 0
@@ -127,7 +128,9 @@ class Session:
         if self._state is not State.ASKING:
             return []
         self._state = follow(self._state, Move.ADMIT)
-        self._tracks = Tracks(self._limits.max_tracks)
+        limits = self._limits
+        self._reader.allow(max_message_bytes=limits.max_message_bytes, max_partial_bytes=limits.max_partial_bytes)
+        self._tracks = Tracks(limits.max_tracks)
         self._heard = self._pinged = now
         self._send(messages.user_control(UserControl.STREAM_BEGIN, self._publish_stream))
         self._status("status", "NetStream.Publish.Start", "Publishing.")

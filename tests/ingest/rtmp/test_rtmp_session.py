@@ -251,6 +251,19 @@ class TestFaults:
         script.read(peer.data_to_send())
         assert "H.264" in script.statuses()[-1][2]
 
+    def test_who_was_not_admitted_gets_no_room_for_pictures(self, script: Script) -> None:
+        """Two thousand connections that each begin a message of megabytes would have all memory, and no key."""
+        picture = script.message(Message(Kind.VIDEO, 0, 1, bytes(200_000), 6))
+        peer = session()
+        (event,) = peer.receive(script.hello + script.echo + script.connect() + picture, 0.0)
+        assert isinstance(event, Ended)
+        assert event.error is not None
+        assert event.error.slug == "message_too_large"
+        again = Script()
+        assert (
+            publishing(again).receive(again.message(Message(Kind.VIDEO, 0, 1, bytes(200_000), 6))[:150_000], 0.0) == []
+        )
+
     @given(st.lists(st.tuples(st.sampled_from([8, 9, 15, 17, 18, 20, 22, 2, 3, 4, 5, 6]), st.binary(max_size=80))))
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_garbage_in_messages_ends_a_session_in_good_order(self, bodies: list[tuple[int, bytes]]) -> None:
