@@ -15,6 +15,7 @@ from control.keys import KEY_AS_APP, Grant, Keys
 from control.session import Session
 from control.snapshot import Change, ChangeKind
 from control.stream_settings import StreamSettings
+from ingest.addresses import network_of
 from ingest.ports import PublishRequest, SrtAdmission, StopReason
 from ingest.settings import LimitSettings
 from media.errors import HeadraceError, Overloaded, Refused
@@ -97,7 +98,8 @@ class Gate:
         ]
         if len(others) >= self._limits.max_publishers:
             raise Overloaded("The server has as many publishers as it takes: try again later.", slug="node_full")
-        if sum(s.address == address for s in others) >= self._limits.max_publishers_per_address:
+        network = network_of(address)
+        if sum(network_of(s.address) == network for s in others) >= self._limits.max_publishers_per_address:
             raise Refused("Too many streams are published from this address.", slug="address_limit")
 
     def srt_handshake(self, key: str, address: str) -> SrtAdmission:

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from ingest.addresses import network_of
 from ingest.ports import Gatekeeper
 from ingest.rtmp.connection import Connection, Context
 from ingest.settings import LimitSettings, RtmpSettings
@@ -40,7 +41,7 @@ class RtmpServer:
             protocol, self._limits, gatekeeper, tls, self._spawn, self._opened, self._closed, settings.reconnect_url
         )
         self._connections: set[Connection] = set()
-        self._by_address: Counter[str] = Counter()
+        self._by_network: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._port = 0
         self._group: asyncio.TaskGroup | None = None
@@ -152,12 +153,13 @@ class RtmpServer:
 
     def _opened(self, connection: Connection) -> bool:
         limits = self._limits
+        network = network_of(connection.address)
         self._connections.add(connection)
-        self._by_address[connection.address] += 1
+        self._by_network[network] += 1
         self._empty.clear()
         if (
             len(self._connections) > limits.max_connections
-            or self._by_address[connection.address] > limits.max_connections_per_address
+            or self._by_network[network] > limits.max_connections_per_address
         ):
             self.refused += 1
             return False
@@ -165,8 +167,9 @@ class RtmpServer:
 
     def _closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._by_address[connection.address] -= 1
-        if self._by_address[connection.address] <= 0:
-            del self._by_address[connection.address]
+        network = network_of(connection.address)
+        self._by_network[network] -= 1
+        if self._by_network[network] <= 0:
+            del self._by_network[network]
         if not self._connections:
             self._empty.set()

@@ -20,10 +20,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
+from ingest.addresses import network_of
 from ingest.ports import SrtAdmission
 from ingest.settings import LimitSettings, SrtSettings
 from ingest.srt.events import Connected, Disconnected, Ending, Event, Received, Rejected, Statistics
@@ -62,7 +63,8 @@ class _Link:
     """One caller."""
 
     sock: int
-    address: str
+    network: str
+    """What counts as its address (`ingest.addresses`)."""
     latency_s: float
     heard_at: float
     received_bytes: int = 0
@@ -73,6 +75,14 @@ class _Link:
     ending: Ending | None = None
     """Set when the caller is gone, and what it sent is still being read."""
     end_at: float = 0.0
+
+
+class _Unfinished(NamedTuple):
+    """A caller with a good key, and the rest of its handshake to come."""
+
+    address: str
+    network: str
+    until: float
 
 
 class Listener:
@@ -103,9 +113,8 @@ class Listener:
         self._closing: deque[int] = deque()
         """Sockets that the loop wants closed: at most one entry for each of its calls, and it calls once a link."""
         self._links: dict[int, _Link] = {}
-        self._unfinished: dict[int, tuple[str, float]] = {}
-        """By socket: (address, until) of callers with a good key and an unfinished handshake. At most `max_connections`
-        together with the links."""
+        self._unfinished: dict[int, _Unfinished] = {}
+        """By socket. At most `max_connections` together with the links."""
         self._rejected: deque[Rejected] = deque(maxlen=REJECTED_MAX)
         self.rejected_total = 0
         self.handover_dropped_bytes = 0
@@ -161,13 +170,14 @@ class Listener:
             return self._reject(sock, address, Reject.OVERLOAD)
         if admission.passphrase:
             self._library.set_text(sock, Option.PASSPHRASE, admission.passphrase)
-        self._unfinished[sock] = (address, time.monotonic() + UNFINISHED_S)
+        self._unfinished[sock] = _Unfinished(address, network_of(address), time.monotonic() + UNFINISHED_S)
         return 0
 
     def _count(self, address: str) -> int:
         """Callers from one address. The lists are copies: the listener's thread works on the dicts meanwhile."""
-        links = sum(link.address == address for link in list(self._links.values()))
-        return links + sum(other == address for other, _ in list(self._unfinished.values()))
+        network = network_of(address)
+        links = sum(link.network == network for link in list(self._links.values()))
+        return links + sum(other.network == network for other in list(self._unfinished.values()))
 
     def _reject(self, sock: int, address: str, code: int) -> int:
         self._library.reject(sock, code)
@@ -278,7 +288,7 @@ class Listener:
             except SrtError as error:  # gone between the handshake and now
                 _log.info("srt_accept_failed", error=error.text)
                 return
-            self._links[accepted] = _Link(accepted, address, latency_ms / 1000, now)
+            self._links[accepted] = _Link(accepted, network_of(address), latency_ms / 1000, now)
             self._unfinished.pop(accepted, None)
             poller.add(accepted)
             events.append(connected)
@@ -326,11 +336,11 @@ class Listener:
                 events.append(Disconnected(link.sock, link.ending or Ending.SILENCE))
 
     def _expire(self, events: list[Event], now: float) -> None:
-        for sock, (address, at) in list(self._unfinished.items()):
-            if now >= at:
+        for sock, caller in list(self._unfinished.items()):
+            if now >= caller.until:
                 self._unfinished.pop(sock, None)
                 self.rejected_total += 1
-                events.append(Rejected(address, 0))
+                events.append(Rejected(caller.address, 0))
         while self._rejected:
             events.append(self._rejected.popleft())
 
