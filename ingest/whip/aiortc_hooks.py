@@ -33,7 +33,8 @@ from aiortc.rtp import RtcpSrPacket, RtpPacket
 
 from ingest.whip.feedback import extension
 from ingest.whip.rtp import Nacks, Piece, h264_starts_key, vp8_starts_key
-from ingest.whip.sdp import Candidate
+from ingest.whip.sdp import MAX_CANDIDATES, Candidate
+from media.errors import ProtocolError
 from media.track import Codec
 
 TESTED = {"aiortc": "1.16.0", "aioice": "0.13.0"}
@@ -209,20 +210,25 @@ class IcePath:
         return tuple(shown.values())
 
     async def add_remote(self, candidates: Sequence[Candidate]) -> None:
-        """Candidates of the peer, for the newest connection."""
+        """Candidates of the peer, for the newest connection; those beyond `MAX_CANDIDATES` are left out, since each is
+        a pair that is kept and checked."""
         connection = self._pending or self._current
-        for candidate in candidates:
+        room = max(0, MAX_CANDIDATES - len(connection.remote_candidates))
+        for candidate in candidates[:room]:
             await connection.add_remote_candidate(IceCandidate.from_sdp(candidate.line()))
 
     async def restart(self, ufrag: str, password: str) -> tuple[str, str]:
         """Begin an ICE restart: a second connection with sockets of its own. Answers our new ufrag and password.
-        The old one goes on carrying media until `finish_restart()`."""
+        The old one goes on carrying media until `finish_restart()`. Not twice at once. Raises `ProtocolError`."""
         if self._pending is not None:
             await self._pending.close()
         connection = Connection(ice_controlling=False, components=1)
         self._prepare(connection)
         connection.remote_username, connection.remote_password = ufrag, password
         await connection.gather_candidates()
+        if self._closed:
+            await connection.close()
+            raise ProtocolError("The session has ended meanwhile.", slug="no_restart")
         self._pending = connection
         return connection.local_username, connection.local_password
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import structlog
 
+from ingest.addresses import network_of
 from ingest.ports import EndReason, Gatekeeper, PublishRequest
 from ingest.settings import LimitSettings, WhipSettings
 from ingest.whip import aiortc_hooks, sdp
@@ -46,7 +47,8 @@ class WhipEndpoint:
         self._sessions: dict[str, Session] = {}
         self._keys: dict[str, bytes] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._opening = 0
+        self._opening: list[str] = []
+        """Addresses of those whose session is being made."""
         self._accepting = False
         self.rate = Rate(settings.requests_per_minute, settings.requests_per_minute)
         self.refused = 0
@@ -95,7 +97,13 @@ class WhipEndpoint:
     async def publish(self, offer: sdp.Offer, request: PublishRequest) -> tuple[Session, str]:
         """Admit a publisher: the session and the answer. Raises Refused, Overloaded, ProtocolError."""
         self._need_room(request.address)
-        self._opening += 1
+        self._opening.append(request.address)
+        try:
+            return await self._open(offer, request)
+        finally:
+            self._opening.remove(request.address)
+
+    async def _open(self, offer: sdp.Offer, request: PublishRequest) -> tuple[Session, str]:
         try:
             publication = await self._gatekeeper.admit(request)
         except Refused:
@@ -104,8 +112,6 @@ class WhipEndpoint:
         except Overloaded:
             self.overloaded += 1
             raise
-        finally:
-            self._opening -= 1
         session = Session(offer, publication, self.settings, self.limits, self._now_us, request.address)
         try:
             answer = await session.open()
@@ -148,14 +154,17 @@ class WhipEndpoint:
     def _need_room(self, address: str) -> None:
         if not self._accepting:
             raise Overloaded("The server is shutting down: try another one, or this one later.", slug="draining")
-        used = len(self._sessions) + self._opening
+        used = len(self._sessions) + len(self._opening)
         if used >= self.settings.max_sessions:
             self.overloaded += 1
             raise Overloaded("No room for another WebRTC session: try again later.", slug="too_many_sessions")
-        here = sum(session.address == address for session in self._sessions.values())
-        if here >= self.limits.max_publishers_per_address:
+        network = network_of(address)
+        others = (*(session.address for session in self._sessions.values()), *self._opening)
+        here = sum(network_of(other) == network for other in others)
+        # How many may publish the gatekeeper says, who knows whether this one takes over from another.
+        if here >= self.limits.max_connections_per_address:
             self.refused += 1
-            raise Refused("Too many streams are published from this address.", slug="address_limit")
+            raise Refused("Too many sessions are open from this address.", slug="address_limit")
 
 
 def _digest(key: str) -> bytes:

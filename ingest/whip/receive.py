@@ -43,7 +43,8 @@ class Receive:
         self._nacks = Nacks()
         self._jitter = {Kind.VIDEO: Jitter(VIDEO_TIMESCALE), Kind.AUDIO: Jitter(opus.CLOCK_HZ)}
         self._audio_order = Reorder(AUDIO_HOLE_US, AUDIO_HELD)
-        self.video = Video(self._codecs.get(Kind.VIDEO, Codec.H264), self._sync)
+        sets = next((line.parameter_sets for line in offer.media if line.codec is Codec.H264), ())
+        self.video = Video(self._codecs.get(Kind.VIDEO, Codec.H264), self._sync, sets)
         self.audio = Audio(self._sync)
         self.pacer = Pacer(KEYFRAME_INTERVAL_US)
         self._video_receiver: RTCRtpReceiver | None = None

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
+from ingest.addresses import network_of
 from ingest.ports import PublishRequest
 from ingest.whip import headers, sdp, sdpfrag
 from ingest.whip.endpoint import WhipEndpoint
@@ -204,7 +205,7 @@ async def _patch(endpoint: WhipEndpoint, session_id: str, request: Request) -> R
 
 def _rate(endpoint: WhipEndpoint, request: Request) -> None:
     address = request.client.host if request.client is not None else ""
-    if endpoint.rate.take(address, endpoint.now_us()):
+    if endpoint.rate.take(network_of(address), endpoint.now_us()):
         raise Refused("Too many requests from this address: wait a little.", slug="throttled")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -60,6 +61,16 @@ class MediaLine:
     """Header extension number of transport-wide congestion control, if the peer can do it for this codec."""
     ssrcs: tuple[int, ...]
     """The media SSRC, and that of its retransmissions if named; may be empty."""
+
+    @property
+    def parameter_sets(self) -> tuple[bytes, ...]:
+        """H.264: SPS and PPS that the offer itself holds (sprop-parameter-sets, RFC 6184 8.1); senders that repeat
+        them in the stream leave it out. Empty where there are none that can be read."""
+        try:
+            stated = _parameter(self.fmtp, "sprop-parameter-sets").split(",")
+            return tuple(b64decode(one, validate=True) for one in stated if one)
+        except ValueError:
+            return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,8 +416,8 @@ def _candidate(line: str) -> Candidate | None:
         address = ipaddress.ip_address(parts[4])
     except ValueError:
         return None
-    if address.is_multicast or address.is_unspecified:
-        return None
+    if address.is_multicast or address.is_unspecified or address.is_reserved or "%" in parts[4]:
+        return None  # a zone (fe80::1%eth0) means something to its own machine alone
     return Candidate(parts[0], priority, str(address), port, parts[7])
 
 

@@ -61,6 +61,7 @@ class Session:
         self._keyframe_wanted = False
         self._restart: asyncio.Task[None] | None = None
         self._restarts = 0
+        self._restarting = asyncio.Lock()
         self._gone_us: int | None = None
         self._remote_ufrag = offer.ufrag
         self._feedback = Feedback()
@@ -129,6 +130,10 @@ class Session:
 
         Raises ProtocolError if it cannot be done; the session then goes on as before (RFC 9725 4.3.3).
         """
+        async with self._restarting:  # two at once would leave the sockets of one open for ever
+            return await self._begin_restart(fragment)
+
+    async def _begin_restart(self, fragment: sdpfrag.Fragment) -> str:
         if self._path is None or self.state is not State.LIVE:
             raise ProtocolError("An ICE restart needs a session that is connected.", slug="no_restart")
         if not fragment.password or self._restarts >= MAX_RESTARTS:

@@ -6,6 +6,8 @@ presentation times only; decoding times are the timeline's work.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ingest.whip.lipsync import LipSync
@@ -36,7 +38,8 @@ class Coded:
 class Video:
     """The video track: complete frames in, coded units out."""
 
-    def __init__(self, codec: Codec, sync: LipSync) -> None:
+    def __init__(self, codec: Codec, sync: LipSync, sets: Sequence[bytes] = ()) -> None:
+        """`sets`: parameter sets that were told beforehand; those in the stream replace them."""
         self._codec = codec
         self._sync = sync
         self._config = b""
@@ -46,6 +49,9 @@ class Video:
         self.frames = 0
         self.keyframes = 0
         self.changes = 0
+        if sets:
+            with suppress(ProtocolError):
+                self._configure(normalise_video(codec, sets).config)
 
     def frame(self, frame: Frame, now_us: int) -> Coded | None:
         """None where the frame cannot be used: before the first keyframe, or broken."""
@@ -60,9 +66,7 @@ class Video:
         pts = self._sync.place(Kind.VIDEO, frame.timestamp, VIDEO_TIMESCALE, now_us)
         units = split_annexb(frame.data) if self._codec is Codec.H264 else [frame.data]
         unit = normalise_video(self._codec, units, self._config)
-        if unit.config is not None:
-            self._set_track(video_track(VIDEO_ID, self._codec, unit.config))
-            self._config = unit.config
+        self._configure(unit.config)
         if self._codec is Codec.VP8 and unit.keyframe:
             width, height = vp8_size(frame.data)
             if self.track is None or (self.track.width, self.track.height) != (width, height):
@@ -77,6 +81,11 @@ class Video:
         self.frames += 1
         self.keyframes += unit.keyframe
         return Coded(self.track, pts, 0, unit.keyframe, unit.data)
+
+    def _configure(self, config: bytes | None) -> None:
+        if config is not None:
+            self._set_track(video_track(VIDEO_ID, self._codec, config))
+            self._config = config
 
     def _set_track(self, track: Track) -> None:
         self.changes += self.track is not None

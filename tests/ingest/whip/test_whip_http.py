@@ -14,8 +14,11 @@ from ports import free_port
 
 from ingest.ports import EndReason, StopReason
 from ingest.settings import IceServer, LimitSettings, WhipSettings
+from ingest.whip import aiortc_hooks
 from ingest.whip.endpoint import WhipEndpoint
 from ingest.whip.router import whip_router
+from ingest.whip.sdp import MAX_CANDIDATES
+from ingest.whip.state import State
 from media.errors import Overloaded, Refused
 
 KEY = {"Authorization": "Bearer secret-key"}
@@ -244,6 +247,65 @@ async def test_room_drain_and_stop(http: httpx2.AsyncClient, endpoint: WhipEndpo
     assert gate.publications[1].closed is None, "those who are here stay"
     await endpoint.stop()
     assert gate.publications[1].closed[0] is EndReason.STOPPED
+
+
+async def test_room_is_taken_while_a_session_is_made(
+    http: httpx2.AsyncClient, endpoint: WhipEndpoint, gate: Any, offer: str
+) -> None:
+    answers = await asyncio.gather(*(http.post("/whip", content=offer, headers=SDP) for _ in range(6)))
+    assert sorted(answer.status_code for answer in answers) == [201, 201, 503, 503, 503, 503]
+    assert len(gate.publications) == 2
+
+
+async def test_a_page_that_is_loaded_again_takes_over_at_the_limit_of_its_address(gate: Any, offer: str) -> None:
+    """Only the gatekeeper knows that the session which is still open is the one that this one replaces."""
+    endpoint = WhipEndpoint(WhipSettings(addresses=("127.0.0.1",)), gate, LimitSettings(max_publishers_per_address=1))
+    await endpoint.start()
+    app = FastAPI()
+    app.include_router(whip_router(endpoint))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://server") as http:
+        codes = [(await http.post("/whip", content=offer, headers=SDP)).status_code for _ in range(2)]
+    assert codes == [201, 201]
+    await endpoint.stop()
+
+
+async def test_candidates_without_end_are_not_kept(
+    http: httpx2.AsyncClient, endpoint: WhipEndpoint, offer: str
+) -> None:
+    made = await http.post("/whip", content=offer, headers=SDP)
+    (session,) = endpoint.sessions.values()
+    for number in range(5):
+        lines = "".join(CANDIDATE.replace("50000", str(1000 * number + port)) for port in range(1, 61))
+        answer = await http.patch(
+            made.headers["location"], content=lines, headers=FRAG | {"If-Match": made.headers["etag"]}
+        )
+        assert answer.status_code == 204
+    assert session._path is not None
+    assert len(session._path._current.remote_candidates) == MAX_CANDIDATES
+
+
+async def test_two_restarts_at_once_leave_no_socket_behind(
+    http: httpx2.AsyncClient, endpoint: WhipEndpoint, offer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    really = aiortc_hooks._open
+
+    async def open_and_note(*arguments: Any) -> Any:
+        opened.append(await really(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(aiortc_hooks, "_open", open_and_note)
+    made = await http.post("/whip", content=offer, headers=SDP)
+    (session,) = endpoint.sessions.values()
+    session.state = State.LIVE  # as far as a restart looks
+    bodies = [f"a=ice-ufrag:rest{number}\r\na=ice-pwd:0123456789012345678901\r\n" for number in range(2)]
+    answers = await asyncio.gather(
+        *(http.patch(made.headers["location"], content=body, headers=FRAG | {"If-Match": "*"}) for body in bodies)
+    )
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert (await http.delete(made.headers["location"], headers=KEY)).status_code == 200
+    assert len(opened) == 3
+    assert all(protocol.transport.is_closing() for protocol in opened)
 
 
 async def test_a_client_that_never_connects_is_let_go(gate: Any, offer: str) -> None:
