@@ -206,7 +206,10 @@ class Broadcast:
             await self.distributor.job.close(drain=True)
             self.distributor.job = None
         self.distributor.close()
-        if not self._shown:
+        self._held = None  # a broadcast of the past holds no media
+        if not self._shown:  # whoever comes next waits for us alone, but the one before may still be at it
+            if self._after is not None:
+                await asyncio.wait({self._after})
             return
         if self.end_reason == StopReason.DRAIN.value:
             self.presentation.suspend()  # the publisher may find us again in a moment, and its viewers with it

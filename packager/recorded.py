@@ -72,7 +72,12 @@ class Recorded(View):
         self._reel.describe(recall.describe(self, self._grid, clean=clean))
 
     def discard(self) -> None:
-        """It is kept no longer: what is on disk goes, too."""
+        """It is kept no longer: its media go, on disk too. Counters stay, for who looks at past broadcasts."""
+        self.shelves.clear()
+        self.storyboard = Storyboard(self._keeper.longest)
+        self.thumbnail = None
+        self.bases = {}
+        self.touch()
         if self._reel is not None:
             self._reel.remove(self.playback_id)
 

@@ -1,0 +1,128 @@
+"""What is left of broadcasts that are over, and broadcasts that follow each other faster than they end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, cast
+
+import pytest
+from encoded import RATE, aac_track, avc_track
+from pool_double import JobDouble, PoolDouble
+
+from control.broadcast import Broadcast
+from control.broadcasts import Broadcasts
+from control.keys import Grant
+from control.planning import Planning
+from control.session import Session
+from control.stream_settings import StreamSettings
+from ingest.ports import EndReason, PublishRequest
+from media.packet import Packet
+from media.track import Track
+from packager.settings import PackagerSettings
+from transcode.pool import Pool
+from transcode.settings import TranscodeSettings
+
+
+@pytest.fixture(scope="module")
+def sources() -> tuple[Track, Track]:
+    return avc_track(), aac_track()
+
+
+async def feed(session: Session, sources: tuple[Track, Track], start_s: float, seconds: float) -> None:
+    """Packets in order of time; the bytes are no pictures, which neither broadcast nor packager look at."""
+    video, audio = sources
+    frames = [
+        Packet(video, p := round((start_s + i / RATE) * 90_000), p, 3600, i % 50 == 0, b"\0\0\0\1\x65")
+        for i in range(int(seconds * RATE))
+    ]
+    sounds = [
+        Packet(audio, p := round(start_s * 48_000) + i * 1024, p, 1024, True, b"\0\0")
+        for i in range(int(seconds * 48_000 / 1024))
+    ]
+    for packet in sorted(frames + sounds, key=lambda p: p.dts / p.track.timescale):
+        session.write(packet)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+class SlowJob(JobDouble):
+    """Takes its time to hand over what it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = asyncio.Event()
+
+    async def close(self, drain: bool) -> None:
+        await self.may_end.wait()
+        self.closed = True
+
+
+class Bench:
+    """All broadcasts of a node with a pool of doubles."""
+
+    def __init__(self, keep_ended_s: float = 100) -> None:
+        self.pool = PoolDouble()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.broadcasts = Broadcasts(cast(Pool, self.pool), PackagerSettings(), self._spawn, keep_ended_s=keep_ended_s)
+        self.planning = Planning(TranscodeSettings())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        return task
+
+    def publish(self) -> tuple[Broadcast, Session]:
+        settings = StreamSettings(ladder=("360p",))
+        grant = Grant("s", "s", "p", "k", settings, None)
+        broadcast = self.broadcasts.start(grant, self.planning.planner(settings, "s"))
+        session = Session(broadcast, PublishRequest("rtmp", "k", "192.0.2.1", 1), "k")
+        broadcast.attach(session)
+        return broadcast, session
+
+
+async def test_a_broadcast_waits_for_all_that_were_before_it(sources: tuple[Track, Track]) -> None:
+    """One that was too short to come on air has nothing to finish; the one before it may still be at it."""
+    bench = Bench()
+    slow = bench.pool.job = SlowJob()
+    _, first = bench.publish()
+    await feed(first, sources, 0, 5)
+    first.close(EndReason.FINISHED)
+    _, short = bench.publish()
+    await feed(short, sources, 0, 0.2)
+    short.close(EndReason.FINISHED)
+    await asyncio.sleep(0)
+    bench.pool.job = JobDouble()
+    third, session = bench.publish()
+    await feed(session, sources, 0, 5)
+    slow.may_end.set()
+    async with asyncio.timeout(10):
+        while third.state.value != "live":  # noqa: ASYNC110 (a few turns of the loop)
+            await asyncio.sleep(0)
+    assert slow.closed, "only when the first one has let go"
+    await asyncio.gather(*bench.tasks)
+    await feed(session, sources, 5, 3)
+    assert not third.presentation.ended
+    session.close(EndReason.FINISHED)
+    await bench.broadcasts.finished()
+
+
+async def test_history_does_not_hold_the_media_of_what_is_no_longer_shown(
+    sources: tuple[Track, Track], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench()
+    broadcast, session = bench.publish()
+    await feed(session, sources, 0, 9)
+    session.close(EndReason.FINISHED)
+    await bench.broadcasts.finished()
+    presentation = broadcast.presentation
+    assert presentation.size_bytes > 0
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 101)
+    bench.broadcasts.tick()
+    assert bench.broadcasts.presentation("p") is None
+    assert broadcast in bench.broadcasts.history
+    assert presentation.size_bytes == 0
+    assert not broadcast._held
+    assert not presentation.thumbnail
+    assert broadcast.presentation.counters()["held_bytes"] == 0
