@@ -65,8 +65,11 @@ def check(playlist: MediaPlaylist) -> list[Violation]:
     if not playlist.skipped and not playlist.ended:
         notes.must(any(s.date_time for s in playlist.segments), "APPLE 8.4", "no EXT-X-PROGRAM-DATE-TIME")
         notes.should(playlist.discontinuity_sequence is not None, "APPLE 8.17", "no EXT-X-DISCONTINUITY-SEQUENCE")
-    if playlist.part_target is not None and not playlist.ended:
-        _low_latency(notes, playlist, playlist.part_target)
+    if playlist.part_target is not None:
+        needed_too = "PART-HOLD-BACK" in playlist.control
+        notes.must(needed_too, "4.4.3.8", "EXT-X-PART-INF without EXT-X-SERVER-CONTROL:PART-HOLD-BACK")
+        if not playlist.ended:
+            _low_latency(notes, playlist, playlist.part_target)
     if playlist.ended:
         notes.must(not playlist.hints, "4.4.5.3", "a preload hint after EXT-X-ENDLIST")
         notes.must(playlist.segments and playlist.segments[-1].uri, "4.4.3.4", "ENDLIST with an unfinished segment")

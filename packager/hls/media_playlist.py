@@ -99,9 +99,9 @@ def render(
 
 def _header(window: Window, shown: tuple[Segment, ...]) -> list[str]:
     lines = [f"#EXT-X-TARGETDURATION:{window.target_s}"]
-    if not window.ended:
+    if not window.ended:  # what has no parts any more has no PART-INF, which needs a PART-HOLD-BACK (4.4.3.8)
         lines.append(server_control(window))
-    lines.append(f"#EXT-X-PART-INF:PART-TARGET={decimal(window.part_target)}")
+        lines.append(f"#EXT-X-PART-INF:PART-TARGET={decimal(window.part_target)}")
     lines.append(f"#EXT-X-MEDIA-SEQUENCE:{shown[0].msn if shown else window.first_msn}")
     # Always present: any live stream may come to a discontinuity (APPLE 8.17).
     lines.append(f"#EXT-X-DISCONTINUITY-SEQUENCE:{window.discontinuity_sequence}")

@@ -79,6 +79,7 @@ def test_good_playlists_pass() -> None:
         ("PART-TARGET=0.50000", "PART-TARGET=0.49000", "4.4.4.9"),
         ("PART-TARGET=0.50000", "PART-TARGET=0.60000", "4.4.3.7"),
         ("PART-HOLD-BACK=1.5", "PART-HOLD-BACK=1.0", "APPLE 14.3"),
+        ("PART-HOLD-BACK=1.5,", "", "4.4.3.8"),
         ("HOLD-BACK=6.0", "HOLD-BACK=5.0", "4.4.3.8"),
         ("CAN-SKIP-UNTIL=12.0", "CAN-SKIP-UNTIL=11.0", "4.4.3.8"),
         ("#EXT-X-PART-INF:PART-TARGET=0.50000\n", "", "4.4.3.7"),
