@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from cryptography import x509
+
 from control.certificates import CertificateError, Certificates
 from control.database import Database, DatabaseError
 from control.ladders import server_ladder
 from control.port_holder import holder
 from control.run_file import running
 from control.settings import Settings
+from edge import tls
 from media.errors import HeadraceError
 
 LOW_DISK_BYTES = 2**30
@@ -62,6 +65,7 @@ def run_checks(settings: Settings, data: Path, *, ntp_server: str = "pool.ntp.or
         lambda: _database(settings, data),
         lambda: _ports(settings, data),
         lambda: _certificates(settings, data),
+        lambda: _edge_certificate(settings),
         _libraries,
         lambda: _srt(settings),
         _limits,
@@ -113,31 +117,29 @@ def _ports(settings: Settings, data: Path) -> Iterator[Result]:
     if server is not None:
         yield Result("ports", Verdict.GOOD, f"a server runs on this data folder (process {server.pid}) and has them")
         return
-    for section, listener, kind in (
-        ("rtmp", settings.rtmp, socket.SOCK_STREAM),
-        ("rtmps", settings.rtmps, socket.SOCK_STREAM),
-        ("srt", settings.srt, socket.SOCK_DGRAM),
-        ("edge", settings.edge, socket.SOCK_STREAM),
-        ("origin", settings.origin, socket.SOCK_STREAM),
-        ("api", settings.api, socket.SOCK_STREAM),
-        ("workers", settings.workers, socket.SOCK_STREAM),
-    ):
-        if not listener.enabled:
-            yield Result(f"{section}.port", Verdict.NOTE, "switched off")
-            continue
-        family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
-        transport = "udp" if kind == socket.SOCK_DGRAM else "tcp"
-        try:
-            with socket.socket(family, kind) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
-                probe.bind((listener.host, listener.port))
-        except OSError as error:
-            who = holder(listener.port, udp=kind == socket.SOCK_DGRAM)
-            text = f"{listener.port}/{transport}: {error.strerror}{who and f' by {who}'}; stop what listens there, or "
-            text += f"set {section}.port"
-            yield Result(f"{section}.port", Verdict.BAD, text)
+    for section, listener in (
+        ("rtmp", settings.rtmp), ("rtmps", settings.rtmps), ("srt", settings.srt), ("edge", settings.edge),
+        ("origin", settings.origin), ("api", settings.api), ("workers", settings.workers),
+    ):  # fmt: skip
+        if listener.enabled:
+            yield _port(f"{section}.port", listener.host, listener.port, udp=section == "srt")
         else:
-            yield Result(f"{section}.port", Verdict.GOOD, f"{listener.port}/{transport} is free")
+            yield Result(f"{section}.port", Verdict.NOTE, "switched off")
+    if settings.edge.enabled and settings.edge.certificate is not None:
+        yield _port("edge.tls_port", settings.edge.host, settings.edge.tls_port)
+
+
+def _port(name: str, host: str, port: int, *, udp: bool = False) -> Result:
+    family, transport = socket.AF_INET6 if ":" in host else socket.AF_INET, "udp" if udp else "tcp"
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(not udp))
+            probe.bind((host, port))
+    except OSError as error:
+        who = holder(port, udp=udp)
+        text = f"{port}/{transport}: {error.strerror}{who and f' by {who}'}; stop what listens there, or set {name}"
+        return Result(name, Verdict.BAD, text)
+    return Result(name, Verdict.GOOD, f"{port}/{transport} is free")
 
 
 def _certificates(settings: Settings, data: Path) -> Iterator[Result]:
@@ -150,14 +152,31 @@ def _certificates(settings: Settings, data: Path) -> Iterator[Result]:
     except (CertificateError, OSError) as error:
         yield Result("certificate", Verdict.BAD, str(error))
         return
-    verdict = Verdict.BAD if days < 0 else Verdict.NOTE if days < 14 else Verdict.GOOD
-    yield Result("certificate", verdict, f"{certificates.certificate}, good for {days} days")
+    yield _days("certificate", certificates.certificate, days)
     if not certificates.own:
         if _is_trusted(certificates.authority):
             yield Result("trust", Verdict.GOOD, "this machine trusts the local authority")
         else:
             text = f"encoders that verify need this once: {certificates.trust_command()}"
             yield Result("trust", Verdict.NOTE, text)
+
+
+def _edge_certificate(settings: Settings) -> Iterator[Result]:
+    path = settings.edge.certificate
+    if not settings.edge.enabled or path is None:
+        return
+    try:
+        tls.check(settings.edge)
+        ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    except (tls.TlsUnusable, ValueError) as error:
+        yield Result("edge.certificate", Verdict.BAD, str(error))
+        return
+    yield _days("edge.certificate", path, (ends - datetime.datetime.now(datetime.UTC)).days)
+
+
+def _days(name: str, path: Path, days: int) -> Result:
+    verdict = Verdict.BAD if days < 0 else Verdict.NOTE if days < 14 else Verdict.GOOD
+    return Result(name, verdict, f"{path}, good for {days} days")
 
 
 def _is_trusted(authority: Path) -> bool:

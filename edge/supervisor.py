@@ -32,7 +32,7 @@ from typing import Any
 
 import structlog
 
-from edge import metrics
+from edge import metrics, tls
 from edge.revocation import Revocations
 from edge.settings import EdgeSettings
 from edge.spare import Spare
@@ -91,13 +91,23 @@ class EdgePool:
         return [process.pid for process in self._processes.values() if process.returncode is None]
 
     async def start(self) -> None:
-        """Start all workers; returns when each serves. Raises OSError where the port is taken, or RuntimeError."""
+        """Start all workers; returns when each serves. Raises OSError where the port is taken, `TlsUnusable`, or
+        RuntimeError."""
         # Two edges of one user could share a port unnoticed; so try it once without SO_REUSEPORT.
         settings = self.settings
+        if settings.certificate is not None:
+            await asyncio.to_thread(tls.check, settings)
         self._held = _hold(settings.host, settings.port, self._count)
         self.port = self._held[0].getsockname()[1]
         if settings.certificate is not None:
-            self._held_tls = _hold(settings.host, settings.tls_port, self._count)
+            try:
+                self._held_tls = _hold(settings.host, settings.tls_port, self._count)
+            except OSError as error:
+                await self.stop()
+                raise tls.TlsUnusable(
+                    f"Port {settings.tls_port} for HTTPS cannot be used ({error.strerror}): stop what listens there, "
+                    "or set edge.tls_port to another. Ports below 1024 want CAP_NET_BIND_SERVICE."
+                ) from error
             self.tls_port = self._held_tls[0].getsockname()[1]
         self._folder = Path(tempfile.mkdtemp(prefix="headrace-edge-", dir=self._parent))
         self._tasks = [asyncio.create_task(self._keep(index)) for index in range(self._count)]

@@ -8,10 +8,35 @@ import ssl
 import structlog
 
 from edge.settings import EdgeSettings
+from media.errors import HeadraceError
 
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 2.0
+
+
+class TlsUnusable(HeadraceError):
+    """Viewers cannot be served over HTTPS as the settings say."""
+
+    default_slug = "edge_tls_unusable"
+
+
+def check(settings: EdgeSettings) -> None:
+    """Raises `TlsUnusable` where the certificate is not to be used, in words: once, before each worker finds out.
+
+    Reads files: not for an event loop.
+    """
+    try:
+        for path in (settings.certificate, settings.private_key):
+            if path is not None:
+                path.open("rb").close()  # ssl does not say which of the two it is
+        make_context(settings)
+    except ssl.SSLError as error:
+        text = f"edge.certificate {settings.certificate} and its private key cannot be used: {error.reason or error}."
+        raise TlsUnusable(text) from error
+    except OSError as error:
+        text = f"{error.filename}, named in [edge], cannot be read by the user that Headrace runs as: {error.strerror}."
+        raise TlsUnusable(text) from error
 
 
 def make_context(settings: EdgeSettings) -> ssl.SSLContext | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edge_certificate import write_certificate
 from typer.testing import CliRunner
 
 from control.check import Verdict, run_checks
@@ -121,6 +122,42 @@ async def test_a_stream_whose_ladder_has_gone_is_found(tmp_path: Path) -> None:
         await services.streams.add("b", settings={"ladder": ["gone"]})
         found = [(name, error.slug) for name, error in unknown_ladders(services.streams.list(), TranscodeSettings())]
     assert found == [("b", "unknown_ladder")]
+
+
+def secure(**edge: Any) -> Settings:
+    settings = quiet()
+    return settings.model_copy(update={"edge": settings.edge.model_copy(update=edge)})
+
+
+async def checked(settings: Settings, data: Path) -> dict[str, Verdict]:
+    results = await asyncio.to_thread(run_checks, settings, data, ntp_server="127.0.0.1")
+    return {result.name: result.verdict for result in results}
+
+
+async def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each worker told it with a traceback, again and again, and none which file it was."""
+    chain, _ = write_certificate(tmp_path, "one.test")
+    for key, words in (("none.pem", "none.pem, named in [edge], cannot be read"), (chain.name, "and its private key")):
+        settings = secure(certificate=chain, private_key=tmp_path / key, tls_port=0)
+        said = await complaint(settings, tmp_path / "data", capsys)
+        assert words in said
+        assert "Traceback" not in said
+        assert (await checked(settings, tmp_path / "data"))["edge.certificate"] is Verdict.BAD
+
+
+async def test_a_taken_port_for_https_is_not_taken_for_the_plain_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain, private = write_certificate(tmp_path, "one.test")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = secure(certificate=chain, private_key=private, tls_port=taken.getsockname()[1])
+        said = await complaint(settings, tmp_path / "data", capsys)
+        assert "set edge.tls_port" in said
+        assert "edge.port" not in said
+        found = await checked(settings, tmp_path / "data")
+    assert found["edge.tls_port"] is Verdict.BAD
+    assert found["edge.port"] is Verdict.GOOD
+    assert found["edge.certificate"] is Verdict.NOTE, "it ends tomorrow"
 
 
 def test_check_answers_and_nothing_else(tmp_path: Path) -> None:
