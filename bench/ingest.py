@@ -39,6 +39,7 @@ if sys.path[0] == str(Path(__file__).resolve().parent):
     sys.path[0] += "/support"  # in this folder itself, ingest.py is not the package of its name
 
 import imageio_ffmpeg
+from arguments import file
 from processes import children, cpu_s, free_port
 
 SETTLE_S = 5.0
@@ -281,7 +282,7 @@ async def main() -> None:
     parser.add_argument("--publishers", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--protocols", nargs="+", choices=["rtmp", "srt"], default=["rtmp", "srt"])
     parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--clip", type=Path, help=f"a file with video of {FRAME_RATE} pictures per second")
+    parser.add_argument("--clip", type=file, help=f"a file with video of {FRAME_RATE} pictures per second")
     parser.add_argument("--bitrate", default="6M")
     parser.add_argument("--ffmpeg", default=imageio_ffmpeg.get_ffmpeg_exe())
     parser.add_argument("--others", action="store_true")

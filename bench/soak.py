@@ -34,6 +34,7 @@ if sys.path[0] == str(Path(__file__).resolve().parent):
 
 import imageio_ffmpeg
 import structlog
+from arguments import file
 from feeding import TICKS, Feed, packets_of
 from processes import usage_s
 
@@ -227,7 +228,7 @@ def tell(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clip", type=Path, required=True)
+    parser.add_argument("--clip", type=file, required=True)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--height", type=int, default=1080)
     parser.add_argument("--rate", type=int, default=30)

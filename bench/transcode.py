@@ -35,6 +35,7 @@ if sys.path[0] == str(Path(__file__).resolve().parent):
 
 import av
 import imageio_ffmpeg
+from arguments import file
 from feeding import SEGMENT, TICKS, Feed, packets_of
 from processes import usage_s
 
@@ -375,7 +376,7 @@ def chart(cases: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clip", type=Path, required=True)
+    parser.add_argument("--clip", type=file, required=True)
     parser.add_argument("--start", type=float, default=0)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--height", type=int, default=0, help="scale the clip to this height first")

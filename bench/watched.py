@@ -25,10 +25,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).with_name("support")))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import av
 import imageio_ffmpeg
+from arguments import file
 from live_server import Server, running, wait_for
 
 LINGER_S = 4
@@ -97,7 +99,7 @@ def _state(server: Server, stream: str, rung: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clip", type=Path, required=True)
+    parser.add_argument("--clip", type=file, required=True)
     parser.add_argument("--heights", type=int, nargs="+", default=[480, 1080])
     parser.add_argument("--rungs", nargs="+", default=["360p", "720p"])
     parser.add_argument("--rounds", type=int, default=3)
