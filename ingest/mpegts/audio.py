@@ -9,6 +9,8 @@ from media.track import Codec, Track
 
 _MAX_STRETCHES = 16
 """In one PES packet, parted by junk or by a change of configuration. With more, the rest of it is dropped."""
+_FARTHEST_S = 10
+"""Of sound behind one stamp; a stamp must come every 0.7 s (ISO/IEC 13818-1 2.7.4)."""
 _OPUS_PREFIX = 0x7FE0
 _OPUS_PREFIX_MASK = 0xFFE0
 _OPUS_MAPPINGS = {
@@ -41,7 +43,7 @@ class _Audio:
 
     def _frame(self, data: bytes, samples: int) -> list[Event]:
         assert self.track is not None
-        if self._pts is None:
+        if self._pts is None or self._offset > _FARTHEST_S * self.track.timescale:
             return [Lost(self.pid, self.track_id, 0, "no_stamp")]
         offset = self._offset
         self._offset += samples

@@ -6,6 +6,7 @@ each chunk stream: later headers leave out what did not change.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 
 from ingest.rtmp.messages import Kind, Message, read_number
@@ -34,7 +35,8 @@ class _Stream:
 class ChunkReader:
     """Messages out of bytes. Bounded in message size, chunk streams and bytes of unfinished messages."""
 
-    def __init__(self, *, max_message_bytes: int, max_partial_bytes: int) -> None:
+    def __init__(self, *, max_message_bytes: int, max_partial_bytes: int, budget: int = sys.maxsize) -> None:
+        """`budget`: see the attribute."""
         self._max_message = max_message_bytes
         self._max_partial = max_partial_bytes
         self._chunk_size = DEFAULT_CHUNK_SIZE
@@ -45,6 +47,8 @@ class ChunkReader:
         self._current: _Stream | None = None
         self._current_id = 0
         self._left = 0  # of the chunk whose header has been read
+        self.budget = budget
+        """Chunks that may still come: an empty one is a single byte, and costs as much work as a full one."""
 
     @property
     def pending_bytes(self) -> int:
@@ -115,6 +119,9 @@ class ChunkReader:
                 at += 4
                 if at > end:
                     return False
+        self.budget -= 1
+        if self.budget < 0:
+            raise ProtocolError("The peer sends more chunks than any encoder.", slug="too_many_chunks")
         if stream is None:
             if len(self._streams) >= MAX_CHUNK_STREAMS:
                 raise ProtocolError("The peer uses too many chunk streams.", slug="too_many_chunk_streams")

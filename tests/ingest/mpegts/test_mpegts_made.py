@@ -239,6 +239,14 @@ def test_audio_without_a_stamp_goes_on_counting(mux: Any, make_pes: MakePes) -> 
     assert [(unit.pts, unit.offset_samples) for unit in units(events)] == [(900, 0), (900, 1024), (5000, 0)]
 
 
+def test_hours_of_sound_behind_one_stamp_are_not_believed(mux: Any, make_pes: MakePes) -> None:
+    """Sound cannot be ahead of its stamp by more than a PES packet: the stream's clock would go with it."""
+    frames = make_pes(adts(*[b"!a"] * 600), 90_000, kind=0xC0, sized=True)
+    events = feed(Demuxer(), mux.tables([AAC]), mux.pes(AUDIO, frames))
+    assert units(events)[-1].offset_samples <= 10 * 48_000 + 1024
+    assert set(lost(events)) == {"no_stamp"}
+
+
 def test_opus_control_headers(mux: Any, make_pes: MakePes) -> None:
     """Trims, an extension, a size of more than 255, several packets in one PES packet."""
     demuxer = Demuxer()

@@ -264,6 +264,24 @@ class TestFaults:
             publishing(again).receive(again.message(Message(Kind.VIDEO, 0, 1, bytes(200_000), 6))[:150_000], 0.0) == []
         )
 
+    @pytest.mark.parametrize("admitted", [False, True])
+    def test_a_flood_of_empty_chunks(self, script: Script, admitted: bool) -> None:
+        """One byte each, and 3 us of the event loop: 10 Mb/s of them would stop the server, without any key."""
+        peer = session()
+        peer.receive(script.start() if admitted else script.hello + script.echo + script.connect(), 0.0)
+        peer.admit(0.0)
+        (event,) = peer.receive(bytes((4, 0, 0, 0, 0, 0, 0, Kind.ACKNOWLEDGEMENT, 0, 0, 0, 0)) + b"\xc4" * 150_000, 0.5)
+        assert isinstance(event, Ended)
+        assert event.error is not None
+        assert event.error.slug == "too_many_chunks"
+
+    def test_small_chunks_at_a_high_rate_are_no_flood(self, script: Script) -> None:
+        """The smallest chunks in use, 128 bytes, at the highest bit rate: 60 Mb/s."""
+        peer = publishing(script)
+        picture = script.message(Message(Kind.SHARED_OBJECT_AMF0, 0, 1, bytes(750_000), 6))
+        for tenth in range(30):
+            assert peer.receive(picture, tenth / 10) == []
+
     @given(st.lists(st.tuples(st.sampled_from([8, 9, 15, 17, 18, 20, 22, 2, 3, 4, 5, 6]), st.binary(max_size=80))))
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_garbage_in_messages_ends_a_session_in_good_order(self, bodies: list[tuple[int, bytes]]) -> None:
