@@ -175,7 +175,7 @@ class Keys:
             self._note("rotated", old, reason=f"replaced by {key_id}")
         return made
 
-    def _want_room(self, stream_id: str) -> list[str]:
+    def _want_room(self, stream_id: str) -> Sequence[str]:
         """Ids of ended keys, the oldest first, that have to go for another key. Raises `Refused` (`too_many_keys`)
         where those that are live are too many."""
         there, now_ms = self.list(stream_id), self._directory.now_ms()
