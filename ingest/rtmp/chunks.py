@@ -49,15 +49,16 @@ class ChunkReader:
         self._left = 0  # of the chunk whose header has been read
         self.budget = budget
         """Chunks that may still come: an empty one is a single byte, and costs as much work as a full one."""
+        self._free_from = MAX_CHUNK_SIZE + 1
 
     @property
     def pending_bytes(self) -> int:
         """Bytes held: not yet parsed, and of unfinished messages."""
         return len(self._buffer) - self._at + self._partial
 
-    def allow(self, *, max_message_bytes: int, max_partial_bytes: int) -> None:
-        """Other bounds from here on."""
-        self._max_message, self._max_partial = max_message_bytes, max_partial_bytes
+    def allow(self, *, max_message_bytes: int, max_partial_bytes: int, free_from: int) -> None:
+        """Other bounds from here on; chunks with at least `free_from` bytes do not count against `budget` any more."""
+        self._max_message, self._max_partial, self._free_from = max_message_bytes, max_partial_bytes, free_from
 
     def feed(self, data: bytes) -> None:
         """Add what arrived. `messages` then gives out what is complete."""
@@ -119,9 +120,6 @@ class ChunkReader:
                 at += 4
                 if at > end:
                     return False
-        self.budget -= 1
-        if self.budget < 0:
-            raise ProtocolError("The peer sends more chunks than any encoder.", slug="too_many_chunks")
         if stream is None:
             if len(self._streams) >= MAX_CHUNK_STREAMS:
                 raise ProtocolError("The peer uses too many chunk streams.", slug="too_many_chunk_streams")
@@ -131,6 +129,10 @@ class ChunkReader:
         self._current, self._current_id = stream, csid
         assert stream.body is not None
         self._left = min(self._chunk_size, stream.length - len(stream.body))
+        if self._left < self._free_from:
+            self.budget -= 1
+            if self.budget < 0:
+                raise ProtocolError("The peer sends more small chunks than any encoder.", slug="too_many_chunks")
         return True
 
     def _begin(self, stream: _Stream, fmt: int, at: int, extended: bytes | None) -> None:

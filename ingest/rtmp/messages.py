@@ -8,8 +8,8 @@ from enum import IntEnum
 
 from media.errors import ProtocolError
 
-MAX_PARTS = 4096
-"""Messages in one aggregate: a minute of sound."""
+MAX_PARTS = 256
+"""Messages in one aggregate: five seconds of sound."""
 
 
 class Kind(IntEnum):

@@ -33,8 +33,9 @@ STRANGER_BYTES = 65_536
 hundred. What media may take would, times all connections, be the server's memory."""
 STRANGER_CHUNKS = 2_000
 """Chunks of such a peer: known encoders need about thirty until they publish."""
-CHUNKS_A_SECOND = 100_000
-"""Chunks of a publisher: 60 Mb/s in chunks of 128 bytes, the smallest in use, are 59 000."""
+SMALL_BYTES, SMALL_CHUNKS_A_SECOND = 64, 20_000
+"""What a publisher's chunks count as small, and how many of them may come: the last one of each message is small, and
+sixteen tracks that a stalled network held for ten seconds are some 10 000 messages at once."""
 _PLAY = ("play", "play2")
 _MAX_STREAMS = 16
 """createStream commands of one connection."""
@@ -112,7 +113,7 @@ class Session:
             self._buffer += data
         else:
             if self._state is State.PUBLISHING and now - self._budgeted >= 1:
-                self._reader.budget, self._budgeted = CHUNKS_A_SECOND, now
+                self._reader.budget, self._budgeted = SMALL_CHUNKS_A_SECOND, now
             self._reader.feed(data)
         return self._parse(now)
 
@@ -138,8 +139,12 @@ class Session:
             return []
         self._state = follow(self._state, Move.ADMIT)
         limits = self._limits
-        self._reader.allow(max_message_bytes=limits.max_message_bytes, max_partial_bytes=limits.max_partial_bytes)
-        self._reader.budget, self._budgeted = CHUNKS_A_SECOND, now
+        self._reader.allow(
+            max_message_bytes=limits.max_message_bytes,
+            max_partial_bytes=limits.max_partial_bytes,
+            free_from=SMALL_BYTES,
+        )
+        self._reader.budget, self._budgeted = SMALL_CHUNKS_A_SECOND, now
         self._tracks = Tracks(limits.max_tracks)
         self._heard = self._pinged = now
         self._send(messages.user_control(UserControl.STREAM_BEGIN, self._publish_stream))

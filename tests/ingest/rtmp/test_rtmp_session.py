@@ -276,11 +276,12 @@ class TestFaults:
         assert event.error.slug == "too_many_chunks"
 
     def test_small_chunks_at_a_high_rate_are_no_flood(self, script: Script) -> None:
-        """The smallest chunks in use, 128 bytes, at the highest bit rate: 60 Mb/s."""
+        """The smallest chunks in use, 128 bytes, at the highest bit rate, 60 Mb/s, and what a stalled network held."""
         peer = publishing(script)
         picture = script.message(Message(Kind.SHARED_OBJECT_AMF0, 0, 1, bytes(750_000), 6))
         for tenth in range(30):
             assert peer.receive(picture, tenth / 10) == []
+        assert peer.receive(script.message(frame(0)) * 10_000, 3.5) == []
 
     @given(st.lists(st.tuples(st.sampled_from([8, 9, 15, 17, 18, 20, 22, 2, 3, 4, 5, 6]), st.binary(max_size=80))))
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
