@@ -47,10 +47,14 @@ class LimitSettings(_Section):
         default=2_000, ge=1, description="Open connections of one listener, publishing or not."
     )
     max_connections_per_address: int = Field(
-        default=64, ge=1, description="Open connections from one IP address to one listener, publishing or not."
+        default=64,
+        ge=1,
+        description="Open connections from one IP address (an IPv6 /64 counts as one) to one listener.",
     )
     max_publishers: int = Field(default=500, ge=1, description="Publishers on this node at once.")
-    max_publishers_per_address: int = Field(default=32, ge=1, description="Publishers from one IP address at once.")
+    max_publishers_per_address: int = Field(
+        default=32, ge=1, description="Publishers from one IP address (an IPv6 /64 counts as one) at once."
+    )
     max_tracks: int = Field(default=16, ge=1, le=64, description="Tracks (audio and video together) of one publisher.")
     max_bitrate_bits: int = Field(
         default=60_000_000,
