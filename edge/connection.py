@@ -1,7 +1,8 @@
 """One viewer's HTTP/1.1 connection: the thin shell around `edge.request` and `edge.site`.
 
-The short path is in `data_received`: equal request heads share one parsed `Request` (players of one kind send
-the same bytes by the thousand), and a fresh entry has its whole answer ready. Everything else goes by `_feed`.
+The short path is in `data_received`: request line and header block are known by their bytes (a player changes only
+the first, and players of one kind say the same), and a fresh entry has its whole answer ready. Everything else goes
+by `_feed`.
 One answer at a time; while it is being written, or waited for, further requests stay in a bounded buffer.
 """
 
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, cast
 from edge import entry, request
 from edge.access import Grant
 from edge.entry import Entry, Fields
-from edge.heads import Short
 from edge.prepared import Prepared
 from edge.reader import Buffer, Reader
 from edge.request import Bad, Request
@@ -57,7 +57,6 @@ class Connection(asyncio.Protocol):
         "_site",
         "_stats",
         "_transport",
-        "_whole",
         "address",
         "busy",
         "closing_at",
@@ -78,7 +77,6 @@ class Connection(asyncio.Protocol):
         self._clock = server.site.clock
         self._stats = server.stats
         self._heads = server.heads
-        self._whole = server.heads.whole
         self._log = server.log
         self._transport: asyncio.Transport | None = None
         self._out: Writer | None = None
@@ -140,14 +138,14 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not (self._buffer or self.busy or self.paused):
-            short = self._whole[data] or self._heads.halves(data, self._said)
-            if short is not None and self._short(short, self.counted_until):
+            short = self._heads.short(data, self._said)
+            if short is not None and self._short(short[0], short[1], self.counted_until):
+                self._said = short[2]
                 return
         self._feed(data)
 
-    def _short(self, asked: Short, until: float) -> bool:
+    def _short(self, key: str, coding: str, until: float) -> bool:
         """Answer a request with a fresh entry's prepared bytes; False if that needs the long way, as after `until`."""
-        key, coding = asked
         found = self._entries.get(key)
         if found is None or found.status != 200:
             return False
@@ -264,7 +262,7 @@ class Connection(asyncio.Protocol):
         until = self.counted_until if asked.plain else 0.0
         if grant is not None and grant.covers(asked):
             until = grant.until
-        if not until or self._server.draining or not self._short((asked.key, asked.coding), until):
+        if not until or self._server.draining or not self._short(asked.key, asked.coding, until):
             self._handle(asked)
         return True
 

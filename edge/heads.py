@@ -1,4 +1,4 @@
-"""What was parsed once and will come again, by its exact bytes: whole heads, header blocks, targets.
+"""What was parsed once and will come again, by its exact bytes: request lines, header blocks, targets.
 
 Players of one kind send the same head for the same object (a herd), and one player sends the same header block
 with every request. Each memo has two generations: when the young one is full it becomes the old.
@@ -18,11 +18,8 @@ PER_GENERATION = 2048
 MAX_HEAD_BYTES = 2048
 """Longer heads are parsed each time; they are rare, and would cost the memory of many."""
 
-KEEP_EACH = 16
-"""Of heads found by their halves, one in so many is remembered whole: a herd's at once, a lone viewer's hardly."""
-
-Short = tuple[str, str]
-"""Cache key, and the content coding it takes: all of a plain request that matters."""
+Short = tuple[str, str, Fields | None]
+"""Cache key and content coding: all of a plain request that matters. And what to compare the next with."""
 
 K = TypeVar("K", bytes, str)
 V = TypeVar("V")
@@ -80,14 +77,12 @@ _TOKEN = re.compile(r"/t/([A-Za-z0-9_-][A-Za-z0-9_.-]*)/")
 
 
 class Heads:
-    """Parses request heads, remembering. `whole` and `halves` are the short path."""
+    """Parses request heads, remembering. `short` is the short path."""
 
-    __slots__ = ("_blocks", "_found", "_judged", "_lines", "_max_target", "_once", "_plain", "_targets", "whole")
+    __slots__ = ("_blocks", "_judged", "_lines", "_max_target", "_once", "_plain", "_targets")
 
     def __init__(self, query_keys: frozenset[str], max_target: int) -> None:
         self._max_target = max_target
-        self.whole: Memo[bytes, Short] = Memo()
-        """What these very bytes ask for, of plain requests that are remembered."""
         self._plain: Memo[bytes, tuple[str, Target]] = Memo()
         """Cache key and target by request line, of those that the short path can answer."""
         self._blocks: Memo[bytes, Fields] = Memo()
@@ -97,35 +92,29 @@ class Heads:
         self._judged: dict[bytes, str] = {}
         """What header lines mean for `_scan`; emptied when full."""
         self._targets = Targets(query_keys)
-        self._found = 0
 
-    def halves(self, head: bytes, last: Fields | None) -> Short | None:
-        """The same by request line and header block apart: a player changes only the first.
+    def short(self, head: bytes, last: Fields | None) -> Short | None:
+        """What a plain request asks for, by request line and header block apart: a player changes only the first.
 
-        `last` is what the connection said before, so that a viewer with a block of its own is known by that.
+        `last` is what the connection said before: mostly it says the same again. None: `parse` has to look at it.
         """
+        if last is not None and last.ordinary and head.endswith(last.tail):
+            found = self._plain[head[: -len(last.tail)]]
+            return None if found is None else (found[0], last.coding, last)
         line, _, block = head.partition(b"\r\n")
         found = self._plain[line]
         if found is None:
             return None
-        if last is not None and block == last.block:
-            return (found[0], last.coding) if last.ordinary else None
         said = self._blocks[block]
-        if said is None:
-            if self._seen(block):
-                return None  # `parse` remembers it
-            coding = self._scan(block)
-            return None if coding is None else (found[0], coding)
-        if not said.ordinary:
-            return None
-        short = found[0], said.coding
-        self._found += 1
-        if not self._found % KEEP_EACH:
-            self.whole.put(head, short)
-        return short
+        if said is not None:
+            return (found[0], said.coding, said) if said.ordinary else None
+        if self._seen(block):
+            return None  # `parse` remembers it
+        coding = self._scan(block)
+        return None if coding is None else (found[0], coding, last)
 
     def parse(self, head: bytes, last: Fields | None = None) -> tuple[Request, Fields]:
-        """Parse a whole head; `last` as for `halves`. Raises ProtocolError."""
+        """Parse a whole head; `last` as for `short`. Raises ProtocolError."""
         line, _, block = head.partition(b"\r\n")
         found = self._plain[line]
         if found is not None:
@@ -144,7 +133,7 @@ class Heads:
         if said is None:
             said = request.parse_fields(block, http10, self._lines)
             if len(block) <= MAX_HEAD_BYTES and not http10 and not said.bearer:
-                said.block = block
+                said.block, said.tail = block, b"\r\n" + block
                 if self._seen(block):
                     self._blocks.put(block, said)
         return said

@@ -95,6 +95,8 @@ class Fields:
     """Nothing in it that the short path does not understand."""
     block: bytes | None = None
     """The very bytes, where they may be compared with those of the next request; see `edge.heads`."""
+    tail: bytes = b""
+    """The end of the request line and `block`."""
 
 
 _SPECIAL = frozenset({"if-none-match", "if-modified-since", "if-range", "via", "upgrade", "range"}) | {
