@@ -74,7 +74,10 @@ def config_of(codec: Codec, extradata: bytes) -> bytes:
         case Codec.AV1:
             if extradata[:1] == b"\x81":
                 return extradata
-            return av1.build_av1c(next(obu for obu in av1.iterate(extradata) if obu.kind == av1.SEQUENCE_HEADER))
+            sequence = next((obu for obu in av1.iterate(extradata) if obu.kind == av1.SEQUENCE_HEADER), None)
+            if sequence is None:
+                raise ProtocolError("The encoder gives no sequence header.")
+            return av1.build_av1c(sequence)
         case _:
             return extradata
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 
 import structlog
 
@@ -97,7 +98,6 @@ class Job:
         self._backlog = Backlog(settings.queue_bytes, settings.queue_s)
         self._keys: dict[Track, int] = {}
         self._next_key = 0
-        self._made: dict[int, m.Made] = {}
         self._gop = Gop()
         self._held: list[Packet | Gap | Cut] = []
         self._changed: Plan | None = None
@@ -275,11 +275,11 @@ class Job:
 
     def _attach(self, process: Link) -> None:
         self._process = process
-        process.on_message = self._on_message
+        process.on_message = partial(self._on_message, process, {})
         process.on_writable = self._on_writable
         process.on_exit = self._on_exit
         self._vigil.begin(time.monotonic())
-        self._made.clear()
+        self._done.clear()
         process.send(m.Open(self._plan, self._name))
         self._on_writable()
         if process.exited:
@@ -378,29 +378,31 @@ class Job:
 
     # -- output -----------------------------------------------------------------------------------------------
 
-    def _on_message(self, message: m.Message, payload: bytes) -> None:
+    def _on_message(self, process: Link, known: dict[int, m.Made], message: m.Message, payload: bytes) -> None:
+        """`process` may be one that was let go and still hands over what it has. `known`: what it has said it makes."""
         match message:
             case m.Encoded():
-                made = self._made.get(message.key)
+                made = known.get(message.key)
                 if made is None or self._is_stale(made.track, message.pts):
                     return
                 self._bump(packets_out=1, bytes_out=len(payload))
                 packet = Packet(made.track, message.pts, message.dts, message.duration, message.keyframe, payload)
                 self._sink.packet(made.rendition, packet)
             case m.Made():
-                self._made[message.key] = message
+                known[message.key] = message
                 self._log.info("encoder_started", rendition=message.rendition, encoder=message.encoder)
             case m.Progress():
-                self._on_progress(message)
+                if process is self._process:
+                    self._on_progress(message)
             case m.Picture():
                 self._sink.thumbnail(payload)
             case m.Notice():
                 self._log.debug("worker_notice", slug=message.slug, text=message.text)  # the sink tells it
                 # What failed on another machine says nothing about the devices of this one.
-                here = self._process is None or not self._process.place
-                self._sink.stats({"notice": message.text, "failed": message.failed if here else ""})
+                self._sink.stats({"notice": message.text, "failed": "" if process.place else message.failed})
             case m.Done():
-                self._done.set()
+                if process is self._process:
+                    self._done.set()
             case _:
                 self._log.error("worker_message_unexpected", kind=type(message).__name__)
 

@@ -61,7 +61,10 @@ class Process(Link):
         """Start a worker (or `stills`) and wait until it has loaded. Raises `WorkerError`; nothing is left behind
         then."""
         self = cls()
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise WorkerError(f"A transcode worker cannot be started: {error}.") from error
         try:
             with theirs:
                 self._process = await spawn(settings, theirs, asyncio.subprocess.PIPE, role)
@@ -79,7 +82,7 @@ class Process(Link):
             await loop.create_unix_connection(lambda: self, sock=ours)
             async with asyncio.timeout(START_TIMEOUT_S):
                 hello = await self._hello
-        except (TimeoutError, ConnectionError) as error:
+        except (TimeoutError, OSError) as error:
             await self.kill("start")
             raise WorkerError(f"A transcode worker did not start: {self.log or error}.") from error
         except asyncio.CancelledError:
@@ -141,5 +144,6 @@ class Process(Link):
 
 def _explain(code: int) -> str:
     if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
+        names = {number.value: number.name for number in signal.Signals}  # real-time ones have none
+        return f"killed by {names.get(-code, f'signal {-code}')}"
     return {0: "done", m.EXIT_BUG: "crashed", m.EXIT_MEMORY: "over its memory limit"}.get(code, f"exit code {code}")

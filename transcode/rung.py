@@ -144,6 +144,7 @@ class Rung(threading.Thread):
             self._budget.begin(shot.pts)
         if self._encoder is None and not (idr and self._open(shot.colour)):
             self.dropped += 1
+            self.position = shot.pts  # who waits for another encoder is not behind
             return
         assert self._encoder is not None
         try:
@@ -152,6 +153,7 @@ class Rung(threading.Thread):
             # A picture that libav cannot convert. If it was to be an IDR, the next one is.
             self._owes_idr = idr
             self.dropped += 1
+            self.position = shot.pts
             self._scaler = Scaler(self.spec.width, self.spec.height, self.spec.sample_aspect)
             log.warning("picture_not_scaled", rendition=self.spec.name, error=str(error))
             return
@@ -162,6 +164,7 @@ class Rung(threading.Thread):
             self._keep(self._encoder.encode(picture, idr=idr))
         except EncoderError as error:
             self._replace(error, shot.pts)
+            self.position = shot.pts
             return
         self.position = shot.pts
         self.frames += 1

@@ -48,6 +48,7 @@ class Shedder:
         """Take a measurement at `now` (seconds, any origin). Returns what changed, for a person, or nothing."""
         if not self.after_s:
             return ""
+        self.level = min(self.level, len(self._steps(specs)))  # of another ladder, perhaps
         if self._returned is not None and now - self._returned >= TRIAL_S:
             self._returned, self._wait_s = None, max(CALM_S, self._wait_s / 2)
         if lag_s > self.after_s * CALM_SHARE:

@@ -32,7 +32,7 @@ class Jpeg:
 
     def __call__(self, source: VideoFrame, sample_aspect: Fraction) -> bytes:
         """A JPEG with square pixels. Raises `av.FFmpegError`."""
-        height = min(self._height, source.height) // 2 * 2
+        height = max(2, min(self._height, source.height) // 2 * 2)
         aspect = Fraction(source.width, source.height) * sample_aspect
         width = max(2, round(height * aspect / 2) * 2)
         if self._scaler is None or self._size != (width, height):
