@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, publication: Publication, asked: PublishAsked) -> None:
         self._log = self._log.bind(stream=publication.stream, broadcast=publication.id)
-        self._log.info("publishing", agent=asked.agent, app=asked.app)
+        self._log.info("publishing", agent=asked.agent)  # the application may be a key by mistake
         self._publisher = Publisher(publication, self._context.limits)
         publication.on_stop(self.stop)
         now = time.monotonic()
@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
         if self._ending or self._transport is None:
             return
         if self._publisher is not None:
-            self._publisher.report(self._session.received_bytes, self._session.broken_messages)
+            self._publisher.report(self._session.received_bytes, self._session.broken_messages, self._session.refusal)
         self._apply(self._session.check(now), now)
 
     def abort(self) -> None:

@@ -33,7 +33,7 @@ class Publisher:
         for item in self._timeline.feed(sample, now):
             write(item)
 
-    def report(self, received_bytes: int, broken_messages: int) -> None:
+    def report(self, received_bytes: int, broken_messages: int, refusal: str) -> None:
         """State what is known of the connection."""
         counters = self._timeline.counters
         values: dict[str, float | str] = {
@@ -48,6 +48,8 @@ class Publisher:
         offset_ms = self._timeline.av_offset_ms
         if offset_ms is not None:
             values["av_offset_ms"] = round(offset_ms, 1)
+        if refusal:
+            values["ignored"] = refusal
         self.publication.report(**values)
 
     def close(self, reason: EndReason, text: str = "") -> None:

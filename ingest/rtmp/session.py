@@ -96,6 +96,11 @@ class Session:
         """Media messages that were dropped because they could not be read."""
         return self._tracks.broken
 
+    @property
+    def refusal(self) -> str:
+        """What of the stream cannot be used, for the publisher; empty where all can."""
+        return self._tracks.refusal
+
     def data_to_send(self) -> bytes:
         """What is to be sent now; it is forgotten here."""
         data = bytes(self._out)

@@ -190,6 +190,8 @@ class Tracks:
         """Messages dropped because they could not be read."""
         self.ignored: set[str] = set()
         """Codecs (FourCC) of further tracks that are not taken."""
+        self.refusal = ""
+        """What of the stream cannot be used, for the publisher; empty where all can."""
 
     def metadata(self, values: Mapping[str, Value]) -> None:
         """Take over what onMetaData claims; it counts for tracks that begin later."""
@@ -221,7 +223,7 @@ class Tracks:
             if track is None:
                 continue
             if part.sort is Sort.CONFIG:
-                track.configure(part.body, self.hints)
+                self._configure(track, part.body)
             elif part.sort is Sort.FRAME:
                 sample = track.frame(part, timestamp, self.hints)
                 if sample is not None:
@@ -247,6 +249,16 @@ class Tracks:
             track = self._tracks[ident] = _Video(ident, codec) if is_video else _Audio(ident, codec)
         return track
 
+    def _configure(self, track: _Video | _Audio, body: bytes) -> None:
+        try:
+            track.configure(body, self.hints)
+        except ProtocolError as error:
+            # It is sent once, and without it no frame of the track is taken.
+            self.refusal = error.text
+            raise
+
     def _ignore(self, codec: str) -> None:
+        name = codec if codec.isascii() and codec.isprintable() else codec.encode("latin-1").hex()
         if len(self.ignored) < _MOST_IGNORED:
-            self.ignored.add(codec)
+            self.ignored.add(name)
+            self.refusal = f"A further track has the codec {name}, or is one too many: it is not used."

@@ -236,3 +236,11 @@ class TestHostileNumbers:
         for number in range(1000):
             tracks.video(0, b"\x96\x00" + number.to_bytes(4, "big") + b"\1frame")
         assert len(tracks.ignored) == 16
+        assert all(name.isprintable() for name in tracks.ignored)
+
+    def test_a_configuration_that_cannot_be_used_is_told(self) -> None:
+        """It comes once; the frames behind it are no news."""
+        tracks = Tracks(16)
+        assert tracks.audio(0, b"\xaf\x00\xf9\x46\x20") == []  # xHE-AAC
+        assert tracks.audio(0, b"\xaf\x01frame") == []
+        assert tracks.refusal == "AAC object type 42 is not supported."
