@@ -266,8 +266,8 @@ class Demand:
             log.error("rung_not_started", stream=self._name, rendition=name, reason=error.text)
             state.rung = Rung.OFF
             return
-        if self._states.get(name) is not state or self._closed:
-            await job.close(drain=False)
+        if self._states.get(name) is not state or state.rung is not Rung.STARTING or self._closed:
+            await job.close(drain=False)  # nobody needs it any more, or it died on the way here (`broken`)
             return
         items, segments = self._lately.replay()
         log.info("rung_on", stream=self._name, rendition=name, segments=segments)
@@ -321,6 +321,7 @@ class Demand:
             return
         if state.rung is Rung.STARTING:
             state.rung = Rung.ON
+            self._presentation.wake(name, 0)
             self._tell()
         elif state.rung is Rung.JOINING:
             self._join(state)
@@ -364,6 +365,8 @@ class Demand:
         """The broadcast's own job has given up."""
         self._closed = True
         self._presentation.on_demand = lambda rendition_name: None
+        for timer in self._timers:
+            timer.cancel()
         for name, state in self._states.items():
             self._abandon(name, state)
 

@@ -250,6 +250,38 @@ async def test_a_replay_that_dies_leaves_the_rung_to_the_own_job(bench: Bench) -
     assert bench.demand.rungs["480p"] == "on"
 
 
+async def test_a_replay_that_is_dead_on_arrival_is_closed_and_the_own_job_makes_the_rung(bench: Bench) -> None:
+    await bench.play(6)
+    open_one = bench.pool.open
+
+    async def dead(plan: Plan, sink: Any, **more: Any) -> FakeJob:
+        made = await open_one(plan, sink, **more)
+        sink.restarted("killed", "")
+        return made
+
+    bench.pool.open = dead  # type: ignore[method-assign]
+    bench.presentation.on_demand("480p")
+    await bench.play(1)
+    assert bench.pool.jobs[1].closed
+    assert not bench.pool.jobs[1].items
+    assert "480p" in bench.own.names
+    assert bench.demand.rungs["480p"] == "on"
+    assert "480p" not in bench.presentation.asleep
+
+
+async def test_a_demand_that_was_given_up_sends_nothing_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then there may be another one, for which the rung is on."""
+    monkeypatch.setattr(module, "LEAVE_S", 0.05)
+    bench = Bench()
+    bench.sink.failed = lambda reason, log: None  # type: ignore[attr-defined]
+    await bench.demand.start()
+    await bench.play(4)
+    assert set(bench.demand.rungs.values()) == {"ending"}
+    bench.own.sink.failed("three died", "")
+    await asyncio.sleep(0.1)
+    assert not bench.presentation.asleep
+
+
 async def test_a_replay_that_dies_while_it_is_relieved_holds_nothing_back(bench: Bench) -> None:
     await bench.play(6)
     bench.presentation.on_demand("480p")
