@@ -59,6 +59,8 @@ class Archive:
         self.failures = 0
         self.dropped_jobs = 0
         self.reels: dict[str, Reel] = {}
+        self.strays: dict[str, int] = {}
+        """Folders that are no stream's, as those that cannot be read, and their bytes: the first to go."""
         self._calm = 0
         self._min_free = min_free_bytes
         self._soon = soon
@@ -68,7 +70,20 @@ class Archive:
 
     @property
     def size_bytes(self) -> int:
-        return sum(reel.size_bytes for reel in self.reels.values())
+        return sum(reel.size_bytes for reel in self.reels.values()) + sum(self.strays.values())
+
+    def note_strays(self) -> None:
+        """Look for what is on disk and belongs to none of `reels`. Blocks; at a start, when those are known."""
+        folders = [path for path in self.root.iterdir() if path.is_dir() and path.name not in self.reels]
+        self.strays = {folder.name: _size_bytes(folder) for folder in folders}
+
+    def drop_stray(self, name: str = "") -> bool:
+        """Remove one of `strays`, the largest without a name; False where there is none."""
+        name = name or max(self.strays, key=lambda stray: self.strays[stray], default="")
+        if self.strays.pop(name, None) is None:
+            return False
+        log.warning("dvr_stray_removed", playback_id=name)
+        return self.put(lambda: shutil.rmtree(self.root / name, ignore_errors=True))
 
     def close(self) -> None:
         """Write what is queued and stop. Blocks; call it off the loop."""
@@ -114,6 +129,7 @@ class Archive:
         if not good:
             self.failures += 1
             self._calm = 0
+            self.drop_stray()
             if not self.failing:
                 log.error("dvr_write_failed", reason=why, hint="rewinding is limited to memory until the disk works")
             self.failing = True
@@ -149,16 +165,23 @@ class Reel:
         """Segments that are not on disk, because a write failed or too many waited."""
         self._folder = archive.root / playback_id
         self._epoch = epoch
+        self._fresh = True
+        """Nothing that is in the folder is ours."""
         self._inits: set[tuple[str, str]] = set()
         archive.reels[playback_id] = self
 
     def adopt(self, epoch: str) -> None:
         """Go on under the names of an earlier run. Its storyboard is not continued."""
         self._epoch = epoch
+        self._fresh = False
         self.archive.put(lambda: shutil.rmtree(self._folder / "tiles", ignore_errors=True))
 
     def describe(self, meta: dict[str, Any]) -> None:
         """Keep what a restart needs."""
+        if self._fresh:  # a recording that could not be read: nobody else would remove it, and its index would hide ours
+            self._fresh = False
+            self.archive.strays.pop(self._folder.name, None)
+            self.archive.put(lambda: shutil.rmtree(self._folder, ignore_errors=True))
         body = json.dumps(meta).encode()
         self.archive.put(lambda: self.archive.write(self._folder / "stream.json", [body]))
 
@@ -228,6 +251,14 @@ class Reel:
         self.archive.reels.pop(playback_id, None)
         self.size_bytes = 0
         self.archive.put(lambda: shutil.rmtree(self._folder, ignore_errors=True))
+
+
+def _size_bytes(folder: Path) -> int:
+    found = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            found += path.lstat().st_size
+    return found
 
 
 def load(root: Path) -> list[Restored]:

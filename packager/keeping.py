@@ -75,6 +75,8 @@ class Keeper:
             return
         budget, node = reel.archive.stream_bytes, reel.archive.node_bytes
         while reel.size_bytes > budget or reel.archive.size_bytes > node:
+            if reel.size_bytes <= budget and reel.archive.drop_stray():
+                continue
             longest = max((len(shelf.listed) for shelf in self._shelves.values()), default=0)
             if longest <= self._settings.window_segments or not self.drop_oldest(now):
                 return

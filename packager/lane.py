@@ -19,7 +19,7 @@ from packager.cmaf.init import init_segment
 from packager.cuts import Cuts
 from packager.events import TimedEvent
 from packager.grid import Grid
-from packager.model import Boundary, Init, Part
+from packager.model import Boundary, Init, Part, absent_until
 
 MAX_STRETCH_S = 1
 """A hole up to this long is covered by the frame before it, where the part has room; else by parts without bytes."""
@@ -174,10 +174,10 @@ class Lane:
             self.msn += 1
             if boundary is None or following is None:
                 continue
-            start = rescale(boundary.pts, VIDEO_TIMESCALE, self.timescale)
-            end = rescale(following.pts, VIDEO_TIMESCALE, self.timescale)
-            if end < start:  # the last of a broadcast; the next one counts from zero
+            if following.pts < boundary.pts:  # the last of a broadcast; the next one counts from zero
                 continue
+            start = rescale(boundary.pts, VIDEO_TIMESCALE, self.timescale)
+            end = rescale(absent_until(boundary, following, self._grid.segment_s), VIDEO_TIMESCALE, self.timescale)
             events.append(Missed(boundary, self._init, self.timescale, start, end - start, following.pts))
         return events
 

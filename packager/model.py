@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from media.clock import VIDEO_TIMESCALE
 from media.rendition import Rendition
 from media.track import Track
 
@@ -23,6 +24,18 @@ class Boundary:
     discontinuity: bool
     discontinuities: int
     """How many cuts up to this one, itself included, are discontinuities."""
+
+
+def absent_until(boundary: Boundary, following: Boundary | None, segment_s: int) -> int:
+    """Where a segment ends of which there is nothing, in 90 kHz: at the next cut, where that is known and later.
+
+    Before a discontinuity it ends after a nominal length at most: the time without a publisher belongs to no segment,
+    and would take it over the target duration (RFC 8216bis 4.4.3.1).
+    """
+    nominal = boundary.pts + segment_s * VIDEO_TIMESCALE
+    if following is None or following.pts <= boundary.pts:
+        return nominal
+    return min(nominal, following.pts) if following.discontinuity else following.pts
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,8 +265,7 @@ class Presentation(Recorded):
             pts = max((audio.end_90k for audio in lanes), default=last.pts)
         now = self._clock()
         wall_us = last.wall_us + (pts - last.pts) * 100 // 9
-        self.events.count += 1
-        event = TimedEvent(self.events.count, pts, wall_us, now, scheme or SCHEME, value, message, duration_s)
+        event = TimedEvent(self.next_event(), pts, wall_us, now, scheme or SCHEME, value, message, duration_s)
         self.events.add(event, now)
         for found in lanes:
             found.announce(event)

@@ -29,6 +29,7 @@ def describe(presentation: Recorded, grid: Grid, *, clean: bool) -> dict[str, An
         "epoch": presentation.epoch,
         "start_us": presentation.start_us,
         "clean": clean,
+        "events": presentation.events.count if clean else presentation.events_ahead,
         "dvr_window_s": presentation.dvr_window_s,
         "grid": [str(grid.length_s), str(grid.target_s), grid.segment_s],
         "renditions": [
@@ -53,6 +54,8 @@ class Recalled:
     """Those that were declared last."""
     segments: dict[str, list[Segment]]
     """By rendition, with their headers, all ending at the same number."""
+    events: int
+    """The last number that a timed event may have had."""
 
 
 def parse(restored: Restored) -> Recalled:
@@ -62,7 +65,8 @@ def parse(restored: Restored) -> Recalled:
     try:
         found = grid(meta)
         kept = segments(restored, found.segment_s)
-        return Recalled(str(meta["epoch"]), int(meta["start_us"]), found, renditions(meta), kept)
+        events = int(meta.get("events", 0))
+        return Recalled(str(meta["epoch"]), int(meta["start_us"]), found, renditions(meta), kept, events)
     except (HeadraceError, ValueError, LookupError, TypeError) as error:
         raise MediaError(f"The recording on disk cannot be read: {error}", slug="recording_unreadable") from error
 

@@ -20,6 +20,10 @@ from packager.storyboard import Storyboard, tile_name
 from packager.view import View
 
 
+EVENTS_AHEAD = 100
+"""Numbers of timed events that are set aside on disk at once: a server that is killed gives none of them again."""
+
+
 class Recorded(View):
     """See the module."""
 
@@ -39,6 +43,8 @@ class Recorded(View):
         self._reel = Reel(archive, playback_id, self.epoch) if archive is not None and dvr_window_s > 0 else None
         self._keeper = Keeper(self.shelves, settings, self._reel, self.dvr_window_s)
         self.storyboard = Storyboard(self._keeper.longest)
+        self.events_ahead = 0
+        """The last number of a timed event that was set aside."""
 
     @property
     def size_bytes(self) -> int:
@@ -70,6 +76,14 @@ class Recorded(View):
         if self._reel is None or self._grid is None:
             return
         self._reel.describe(recall.describe(self, self._grid, clean=clean))
+
+    def next_event(self) -> int:
+        """The number of another timed event. None is given twice, by no run of the server that viewers may see."""
+        self.events.count += 1
+        if self.events.count > self.events_ahead:
+            self.events_ahead = self.events.count + EVENTS_AHEAD
+            self.describe()
+        return self.events.count
 
     def discard(self) -> None:
         """It is kept no longer: its media go, on disk too. Counters stay, for who looks at past broadcasts."""
@@ -106,6 +120,7 @@ class Recorded(View):
             rates = self.rates[rendition.name] = Rates(self.settings.segment_s, rendition.bitrate)
             for segment in shelf.listed:
                 rates.add(segment)
+        self.events.count = self.events_ahead = found.events
         self._cuts.recall([s.boundary for s in max(found.segments.values(), key=len)], found.start_us)
         self._cuts.restart()
         self.ended = True

@@ -20,7 +20,7 @@ from media.clock import VIDEO_TIMESCALE, rescale
 from media.rendition import Rendition
 from packager.archive import Reel
 from packager.lane import Closed, Event, Made, Missed, Opened
-from packager.model import Boundary, Init, Part, Run, Segment, Window
+from packager.model import Boundary, Init, Part, Run, Segment, Window, absent_until
 
 MIN_LISTED = 6
 """APPLE 8.11: a live playlist holds at least six segments."""
@@ -165,9 +165,7 @@ class Shelf:
                 self.clear(now)
                 return
             start = rescale(boundary.pts, VIDEO_TIMESCALE, last.timescale)
-            length = segment_s * last.timescale
-            if following is not None and following.pts > boundary.pts:
-                length = rescale(following.pts, VIDEO_TIMESCALE, last.timescale) - start
+            length = rescale(absent_until(boundary, following, segment_s), VIDEO_TIMESCALE, last.timescale) - start
             self._list(Segment(boundary, last.init, last.timescale, start, length, (), complete=True, gap=True), now)
 
     def fade(self, now: float) -> None:

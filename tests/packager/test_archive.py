@@ -159,6 +159,8 @@ def test_a_restarted_server_goes_on_where_it_was(studio: SimpleNamespace, tmp_pa
 
 def test_a_line_that_a_full_disk_cut_off_costs_no_other(studio: SimpleNamespace, desk: Desk, tmp_path: Path) -> None:
     presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+    presentation.declare([feed.rendition for feed in studio.long])
+    desk.settle()
     index = tmp_path / "x" / "source" / "index-0.jsonl"
     index.parent.mkdir(parents=True)
     index.write_text("[0,9000")
@@ -181,6 +183,73 @@ def test_a_recording_that_cannot_be_read_is_left_alone(studio: SimpleNamespace, 
         later.recall(replace(found, meta={}))
     (tmp_path / "x" / "stream.json").write_text("null")
     assert load(tmp_path) == []
+
+
+def test_a_new_recording_has_no_use_for_one_that_could_not_be_read(
+    studio: SimpleNamespace, desk: Desk, tmp_path: Path
+) -> None:
+    """Its files were never counted nor removed, and its index, further on, hid the new one at the next start."""
+    (tmp_path / "x" / "source").mkdir(parents=True)
+    (tmp_path / "x" / "stream.json").write_text("null")
+    (tmp_path / "x" / "source" / "seg-old-900.m4s").write_bytes(b"x")
+    old = "[900,81000000,1000,0,0,\"init-old-0.mp4\",90000,81000000,180000,0,1,0]"
+    (tmp_path / "x" / "source" / "index-0.jsonl").write_text(old)
+    play(studio, Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600), desk)
+    (found,) = load(tmp_path)
+    assert [s.msn for s in found.segments["source"]] == list(range(17))
+    assert not list(tmp_path.rglob("*old*"))
+
+
+def test_a_recording_that_cannot_be_read_counts_and_is_the_first_to_go(
+    studio: SimpleNamespace, tmp_path: Path
+) -> None:
+    (tmp_path / "gone" / "source").mkdir(parents=True)
+    (tmp_path / "gone" / "source" / "seg-old-900.m4s").write_bytes(bytes(10**7))
+    (tmp_path / "small").mkdir()
+    desk = Desk(tmp_path, node_bytes=2 * 10**6)
+    presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+    desk.archive.note_strays()
+    assert desk.archive.size_bytes == 10**7
+    play(studio, presentation, desk)
+    desk.settle()
+    assert not (tmp_path / "gone").exists()
+    assert desk.archive.size_bytes == presentation.counters()["dvr_bytes"] > 0
+    assert presentation.evicted_early == 0, "before anything that can be watched"
+    desk.archive.close()
+
+
+def test_a_full_disk_takes_what_cannot_be_read(studio: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "file").write_bytes(b"x")
+    desk = Desk(tmp_path, min_free_bytes=10**18)
+    desk.archive.note_strays()
+    play(studio, Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600), desk)
+    desk.settle()
+    assert not (tmp_path / "gone").exists()
+    desk.archive.close()
+
+
+def test_events_are_never_numbered_alike(studio: SimpleNamespace, tmp_path: Path) -> None:
+    """RFC 8216bis 4.4.5.1: ranges with one ID are one range; and players know an emsg by its id (DASH 5.10.3.3.3)."""
+    seen: list[str] = []
+    for clean in (True, False, False):
+        desk = Desk(tmp_path)
+        found = load(tmp_path)
+        presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+        if found:
+            presentation.recall(found[0])
+            presentation.restart()
+        play(studio, presentation, desk, end=False)
+        for _ in range(3):
+            event = presentation.announce(b"x")
+            assert event is not None
+            seen.append(event.id)
+            assert event.number < 2**32
+        if clean:
+            presentation.end()
+        desk.archive.close()
+    assert len(set(seen)) == 9
+    assert seen[:4] == ["event-1", "event-2", "event-3", "event-4"], "what ended in order goes on in order"
 
 
 def test_what_is_discarded_leaves_nothing(studio: SimpleNamespace, desk: Desk, tmp_path: Path) -> None:
