@@ -111,6 +111,8 @@ class Broadcasts:
                 presentation.recall(found)
             except MediaError as error:
                 log.error("dvr_unreadable", playback_id=found.playback_id, reason=error.text)
+                if self.archive is not None:
+                    self.archive.reels.pop(found.playback_id, None)
                 continue
             self._shown[found.playback_id] = presentation
             self._ended_at[found.playback_id] = time.monotonic()

@@ -223,6 +223,7 @@ class Node:
         )
         stack.push_async_callback(asyncio.to_thread, archive.close)
         self.broadcasts.recall(await asyncio.to_thread(load, root))
+        await asyncio.to_thread(archive.note_strays)
 
     async def _serve(self, stack: contextlib.AsyncExitStack, server: HttpServer) -> None:
         assert self._group is not None

@@ -74,7 +74,7 @@ class Archive:
 
     def note_strays(self) -> None:
         """Look for what is on disk and belongs to none of `reels`. Blocks; at a start, when those are known."""
-        folders = [path for path in self.root.iterdir() if path.is_dir() and path.name not in self.reels]
+        folders = [path for path in self.root.iterdir() if path.name not in self.reels and _is_recording(path)]
         self.strays = {folder.name: _size_bytes(folder) for folder in folders}
 
     def drop_stray(self, name: str = "") -> bool:
@@ -178,12 +178,17 @@ class Reel:
 
     def describe(self, meta: dict[str, Any]) -> None:
         """Keep what a restart needs."""
-        if self._fresh:  # a recording that could not be read: nobody else would remove it, and its index would hide ours
+        if self._fresh:
             self._fresh = False
             self.archive.strays.pop(self._folder.name, None)
-            self.archive.put(lambda: shutil.rmtree(self._folder, ignore_errors=True))
+            self.archive.put(self._clear)
         body = json.dumps(meta).encode()
         self.archive.put(lambda: self.archive.write(self._folder / "stream.json", [body]))
+
+    def _clear(self) -> None:
+        """Remove a recording that could not be read: nobody else would, and its index would hide ours."""
+        if _is_recording(self._folder):
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def save(self, name: str, segment: Segment, done: Callable[[bool], object]) -> None:
         """Write a complete segment; `done(ok)` follows on the loop, at once where there is no room in the queue."""
@@ -253,11 +258,16 @@ class Reel:
         self.archive.put(lambda: shutil.rmtree(self._folder, ignore_errors=True))
 
 
+def _is_recording(folder: Path) -> bool:
+    """Whether the folder is one of ours: somebody may have named one for us that holds other things, too."""
+    return (folder / "stream.json").is_file() or any(folder.glob("*/index-*.jsonl"))
+
+
 def _size_bytes(folder: Path) -> int:
     found = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
-            found += path.lstat().st_size
+            found += path.lstat().st_size if path.is_file() else 0
     return found
 
 

@@ -19,7 +19,6 @@ from packager.settings import PackagerSettings
 from packager.storyboard import Storyboard, tile_name
 from packager.view import View
 
-
 EVENTS_AHEAD = 100
 """Numbers of timed events that are set aside on disk at once: a server that is killed gives none of them again."""
 

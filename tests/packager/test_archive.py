@@ -192,7 +192,7 @@ def test_a_new_recording_has_no_use_for_one_that_could_not_be_read(
     (tmp_path / "x" / "source").mkdir(parents=True)
     (tmp_path / "x" / "stream.json").write_text("null")
     (tmp_path / "x" / "source" / "seg-old-900.m4s").write_bytes(b"x")
-    old = "[900,81000000,1000,0,0,\"init-old-0.mp4\",90000,81000000,180000,0,1,0]"
+    old = '[900,81000000,1000,0,0,"init-old-0.mp4",90000,81000000,180000,0,1,0]'
     (tmp_path / "x" / "source" / "index-0.jsonl").write_text(old)
     play(studio, Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600), desk)
     (found,) = load(tmp_path)
@@ -200,12 +200,12 @@ def test_a_new_recording_has_no_use_for_one_that_could_not_be_read(
     assert not list(tmp_path.rglob("*old*"))
 
 
-def test_a_recording_that_cannot_be_read_counts_and_is_the_first_to_go(
-    studio: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_a_recording_that_cannot_be_read_counts_and_is_the_first_to_go(studio: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "gone" / "source").mkdir(parents=True)
     (tmp_path / "gone" / "source" / "seg-old-900.m4s").write_bytes(bytes(10**7))
-    (tmp_path / "small").mkdir()
+    (tmp_path / "gone" / "stream.json").touch()
+    (tmp_path / "somebody's").mkdir()
+    (tmp_path / "somebody's" / "letters").write_bytes(bytes(10**7))
     desk = Desk(tmp_path, node_bytes=2 * 10**6)
     presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
     desk.archive.note_strays()
@@ -213,6 +213,7 @@ def test_a_recording_that_cannot_be_read_counts_and_is_the_first_to_go(
     play(studio, presentation, desk)
     desk.settle()
     assert not (tmp_path / "gone").exists()
+    assert (tmp_path / "somebody's" / "letters").exists()
     assert desk.archive.size_bytes == presentation.counters()["dvr_bytes"] > 0
     assert presentation.evicted_early == 0, "before anything that can be watched"
     desk.archive.close()
@@ -220,7 +221,7 @@ def test_a_recording_that_cannot_be_read_counts_and_is_the_first_to_go(
 
 def test_a_full_disk_takes_what_cannot_be_read(studio: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
-    (tmp_path / "gone" / "file").write_bytes(b"x")
+    (tmp_path / "gone" / "stream.json").write_bytes(b"x")
     desk = Desk(tmp_path, min_free_bytes=10**18)
     desk.archive.note_strays()
     play(studio, Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600), desk)
