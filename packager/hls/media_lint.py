@@ -152,7 +152,7 @@ class Tape:
         total, length = 0, 0.0
         for more, longer in reversed(self._recent):
             total, length = total + more, length + longer
-            if length > 1.5 * self.target_s + 0.5:
+            if length > 1.5 * self.target_s:
                 break
             if length >= 0.5 * self.target_s:
                 self.peak = max(self.peak, total / length)
