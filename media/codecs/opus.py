@@ -11,6 +11,8 @@ CLOCK_HZ = 48_000
 MAX_PACKET_SAMPLES = 5_760
 """120 ms at 48 kHz (RFC 6716 3.4, R5)."""
 
+_SILENT = 255
+"""In a channel mapping: this channel is silence (RFC 7845 5.1.1)."""
 _SILK = (480, 960, 1920, 2880)
 _HYBRID = (480, 960)
 _CELT = (120, 240, 480, 960)
@@ -48,6 +50,8 @@ def parse_head(data: bytes) -> OpusHead:
         streams, coupled, mapping = data[19], data[20], data[21 : 21 + channels]
         if not streams or coupled > streams or streams + coupled > 255:
             raise ProtocolError("The OpusHead names an impossible number of streams.", slug="bad_opus_head")
+        if any(place >= streams + coupled and place != _SILENT for place in mapping):
+            raise ProtocolError("The OpusHead maps a channel to a stream that is not there.", slug="bad_opus_head")
     return OpusHead(
         channels=channels,
         pre_skip=int.from_bytes(data[10:12], "little"),

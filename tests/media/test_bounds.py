@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from media.codecs import aac, audio_track, av1, h264, nal, normalise_video, video_track, vui
+from media.codecs import aac, audio_track, av1, h264, nal, normalise_video, opus, video_track, vui
 from media.codecs.bits import Bits
 from media.errors import ProtocolError
 from media.track import Codec
@@ -83,3 +83,14 @@ def test_a_stated_frame_rate_is_one_that_can_be(units: int, scale: int, rate: Fr
 def test_messages_on_their_own_are_no_picture(codec: Codec, units: list[bytes]) -> None:
     """Some encoders send an SEI unit in a message of its own: it would take a picture's place, and show nothing."""
     assert normalise_video(codec, units).data == b""
+
+
+@pytest.mark.parametrize(("mapping", "good"), [(b"\0\1\2", True), (b"\0\1\xff", True), (b"\0\1\3", False)])
+def test_an_opus_channel_of_a_stream_that_is_not_there(mapping: bytes, good: bool) -> None:
+    """libopus refuses it: the transcoder would be started again and again."""
+    head = opus.build_head(opus.OpusHead(3, family=1, streams=2, coupled=1, mapping=mapping))
+    if good:
+        assert opus.parse_head(head).mapping == mapping
+    else:
+        with pytest.raises(ProtocolError, match="not there"):
+            opus.parse_head(head)
