@@ -20,7 +20,7 @@ from ingest.rtmp.messages import Kind, Message, UserControl
 from ingest.rtmp.state import Move, State, follow
 from ingest.rtmp.tracks import Tracks
 from ingest.settings import LimitSettings
-from media.errors import HeadraceError, ProtocolError
+from media.errors import HeadraceError, MediaError, ProtocolError
 
 WINDOW_BYTES = 2_500_000
 """Our window, and the peer's until it names its own: the value that servers have always sent."""
@@ -60,7 +60,8 @@ class Session:
         self._received = self._acknowledged = 0
         self._window = WINDOW_BYTES
         self._deadline = now + limits.handshake_timeout_s
-        self._heard = self._pinged = now
+        self._heard = self._pinged = self._admitted = now
+        self._useful = False
         self._client: Client | None = None
         self._streams = 0
         self._publish_stream = 0
@@ -129,6 +130,9 @@ class Session:
         if self._state is State.PUBLISHING:
             if now - self._heard > self._limits.idle_timeout_s:
                 return [self._end(ProtocolError("The publisher fell silent.", slug="idle_timeout"))]
+            if not self._useful and now - self._admitted > self._limits.idle_timeout_s:
+                why = self.refusal or "send H.264, HEVC or AV1 with AAC or Opus."
+                return self._fail(MediaError(f"No picture and no sound came that can be used: {why}", slug="no_media"))
             if now - self._pinged >= PING_S:
                 self._pinged = now
                 self._send(messages.user_control(UserControl.PING_REQUEST, self._milliseconds(now)))
@@ -151,7 +155,8 @@ class Session:
         )
         self._reader.budget, self._budgeted = SMALL_CHUNKS_A_SECOND, now
         self._tracks = Tracks(limits.max_tracks)
-        self._heard = self._pinged = now
+        self._heard = self._pinged = self._admitted = now
+        self._useful = False
         self._send(messages.user_control(UserControl.STREAM_BEGIN, self._publish_stream))
         self._status("status", "NetStream.Publish.Start", "Publishing.")
         return self._parse(now)
@@ -193,10 +198,13 @@ class Session:
                 self._acknowledged = self._received
                 self._send(messages.number(Kind.ACKNOWLEDGEMENT, self._received & 0xFFFFFFFF))
         except HeadraceError as error:
-            if self._state is State.PUBLISHING:
-                self._status("error", "NetStream.Failed", error.text)
-            events.append(self._end(error))
+            events += self._fail(error)
         return events
+
+    def _fail(self, error: HeadraceError) -> list[Event]:
+        if self._state is State.PUBLISHING:
+            self._status("error", "NetStream.Failed", error.text)
+        return [self._end(error)]
 
     def _end(self, error: HeadraceError | None) -> Ended:
         self._state = follow(self._state, Move.CLOSE)
@@ -223,7 +231,9 @@ class Session:
             case Kind.VIDEO | Kind.AUDIO:
                 if self._state is State.PUBLISHING:  # before and behind it nobody asked for media
                     take = self._tracks.video if message.kind == Kind.VIDEO else self._tracks.audio
-                    events += [Media(sample) for sample in take(message.timestamp, message.body)]
+                    samples = take(message.timestamp, message.body)
+                    self._useful = self._useful or bool(samples)
+                    events += [Media(sample) for sample in samples]
                     if self._tracks.ignored - self._told:
                         events += [Ignored(codec) for codec in sorted(self._tracks.ignored - self._told)]
                         self._told |= self._tracks.ignored

@@ -193,6 +193,28 @@ class TestHousekeeping:
         assert event.error is not None
         assert event.error.slug == "idle_timeout"
 
+    @pytest.mark.parametrize(
+        ("sent", "why"),
+        [
+            (Message(Kind.DATA_AMF0, 0, 1, encode("onMetaData", {}), 4), "send H.264"),
+            (Message(Kind.AUDIO, 0, 1, b"\xaf\x00\xf9\x46\x20", 4), "AAC object type 42 is not supported"),
+            (Message(Kind.VIDEO, 0, 1, b"\x27\x01\0\0\0\0\0\0\2\x41\x9a", 4), "send H.264"),
+        ],
+        ids=["metadata alone", "unusable configuration", "no configuration"],
+    )
+    def test_a_publisher_of_nothing_that_can_be_used_ends(self, script: Script, sent: Message, why: str) -> None:
+        """It would hold its stream for ever, and nobody would tell it why there is no picture."""
+        peer = publishing(script)
+        for second in range(16):
+            assert peer.receive(script.message(sent), float(second)) == []
+            events = peer.check(second + 0.5)
+        (event,) = events
+        assert isinstance(event, Ended)
+        assert event.error is not None
+        assert event.error.slug == "no_media"
+        script.read(peer.data_to_send())
+        assert why in script.statuses()[-1][2]
+
     def test_waiting_for_the_gatekeeper_is_not_the_peers_fault(self, script: Script) -> None:
         peer = session()
         peer.receive(script.start(), 0.0)
