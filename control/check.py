@@ -21,7 +21,7 @@ from pathlib import Path
 from cryptography import x509
 
 from control.certificates import CertificateError, Certificates
-from control.database import Database, DatabaseError
+from control.database import Database
 from control.ladders import server_ladder
 from control.port_holder import holder
 from control.run_file import running
@@ -108,7 +108,7 @@ def _database(settings: Settings, data: Path) -> Iterator[Result]:
 
     try:
         yield Result("database", Verdict.GOOD, asyncio.run(try_it()))
-    except (DatabaseError, OSError) as error:
+    except (HeadraceError, OSError) as error:
         yield Result("database", Verdict.BAD, str(error))
 
 

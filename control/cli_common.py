@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -54,6 +55,8 @@ def pairs(values: Iterable[str] | None) -> dict[str, Any]:
             found[name] = json.loads(value)
         except ValueError:
             found[name] = value or None
+        if isinstance(found[name], float) and not math.isfinite(found[name]):
+            found[name] = value  # no JSON, and for the setting itself to refuse
         if name in ("ladder", "audio_tracks") and isinstance(found[name], str):
             found[name] = [] if value == "none" else [part.strip() for part in value.split(",")]
     return found

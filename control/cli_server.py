@@ -65,7 +65,9 @@ def _edge(
     port: Annotated[int | None, typer.Option("--port", help="Port for viewers; by default edge.port")] = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option("--metrics-port", help="Port for this edge's own /metrics, on api.host; by default none"),
+        typer.Option(
+            "--metrics-port", min=0, max=65_535, help="Port for this edge's own /metrics, on api.host; by default none"
+        ),
     ] = None,
     config: Config = None,
     flags: Flags = None,

@@ -57,6 +57,17 @@ class ServerUnreachable(HeadraceError):
     default_slug = "server_unreachable"
 
 
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def _want_name(what: str, value: str) -> None:
+    """What would change the URL that it stands in (`main?x` is `main` there) is nobody's name. Raises `Refused`."""
+    if not _NAME.fullmatch(value):
+        if what == "key_id":
+            raise Refused(f"There is no key with the id {value!r}.", slug="unknown_key_id")
+        raise Refused(f"There is no stream called {value!r}.", slug="unknown_stream")
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """Runs operations. Synchronous: for the command line."""
@@ -89,6 +100,8 @@ class Client:
     def _remote(self, api: str, operation: str, arguments: dict[str, Any]) -> Any:
         method, template = ROUTES[operation]
         inside = set(re.findall(r"{(\w+)}", template))
+        for name in inside:
+            _want_name(name, arguments[name])
         path = template.format(**{name: arguments[name] for name in inside})
         rest = {k: v for k, v in arguments.items() if k not in inside and (v is not None or method != "GET")}
         headers = {"Authorization": f"Bearer {admin_token(self.data)}"}

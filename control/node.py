@@ -22,7 +22,7 @@ from control.api import make_app
 from control.banner import facts, show
 from control.broadcasts import Broadcasts
 from control.certificates import Certificates
-from control.database import make_folder
+from control.database import DataFolderUnusable, make_folder
 from control.demo import URL_VARIABLE
 from control.gate import Gate
 from control.http import HttpServer, PortTaken, listen_tcp, listen_unix
@@ -213,7 +213,14 @@ class Node:
         """The disk of the rewind windows, and what an earlier run left there."""
         packaging = self._settings.packager
         root = packaging.dvr_folder or self._data / "dvr"
-        await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True)
+        try:
+            await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True)
+            recorded = await asyncio.to_thread(load, root)
+        except OSError as error:
+            raise DataFolderUnusable(
+                f"The folder {root} for recordings cannot be used ({error.strerror}): give it to this user, or set "
+                "packager.dvr_folder to another."
+            ) from error
         self.broadcasts.archive = archive = Archive(
             root,
             asyncio.get_running_loop().call_soon_threadsafe,
@@ -222,7 +229,7 @@ class Node:
             min_free_bytes=packaging.dvr_min_free_bytes,
         )
         stack.push_async_callback(asyncio.to_thread, archive.close)
-        self.broadcasts.recall(await asyncio.to_thread(load, root))
+        self.broadcasts.recall(recorded)
         await asyncio.to_thread(archive.note_strays)
 
     async def _serve(self, stack: contextlib.AsyncExitStack, server: HttpServer) -> None:

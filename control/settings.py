@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,12 @@ from transcode.settings import TranscodeSettings
 PREFIX = "HEADRACE_"
 OTHER_VARIABLES = ("HEADRACE_DATA", "HEADRACE_CONFIG", "HEADRACE_DEMO_URL")
 """Variables with our prefix that are no settings of a section."""
+_OF_KUBERNETES = re.compile(
+    r"HEADRACE_([A-Z0-9_]*_)?(SERVICE_HOST=.*|SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+|PORT=(tcp|udp|sctp)://.*"
+    r"|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*)",
+    re.DOTALL,
+)
+"""What it tells each container of a service called `headrace` or `headrace-edge` beside it (service links)."""
 FILE = "headrace.toml"
 _SECRET_FIELDS = ("url", "credential")
 """Fields whose value may hold a password: never repeated in a message."""
@@ -116,6 +123,8 @@ def load(
         _read_file(path or default_path, values, sources)
     for name in sorted(environment):
         if name.startswith(PREFIX) and name not in OTHER_VARIABLES:
+            if _OF_KUBERNETES.fullmatch(f"{name}={environment[name]}"):
+                continue
             where = tuple(part.lower() for part in name.removeprefix(PREFIX).split("__"))
             _put(values, sources, where, environment[name], name, problems)
     for flag in flags:

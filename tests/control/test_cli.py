@@ -146,6 +146,7 @@ def test_signing_and_srt_passphrase() -> None:
         (["check", "--set", "rtmp.prot=1"], 2, "did you mean rtmp.port?"),
         (["stream", "list", "--config", "none.toml"], 2, "cannot be read"),
         (["nonsense"], 2, "No such command"),
+        (["edge", "--origin", "http://127.0.0.1:1", "--metrics-port", "70000"], 2, "65535"),
     ],
 )
 def test_errors_are_told_without_a_traceback(
@@ -247,6 +248,23 @@ def test_a_running_server_learns_at_once(beside: _Beside, tmp_path: Path) -> Non
     assert "There is no stream" in runner.invoke(make_cli(), ["stream", "show", "none"]).exception.args[0]  # type: ignore[union-attr]
     assert text("key", "audit")
     assert answer("stream", "set", "main", "reconnect_window_s=9")["settings"]["reconnect_window_s"] == 9
+
+
+@pytest.mark.parametrize("name", ["main?x", "main#x", "main/", "main/../main", "main%20", "..", "", " main", "a\nb"])
+def test_a_name_is_never_taken_for_another_on_its_way_to_the_server(beside: _Beside, name: str) -> None:
+    answer("stream", "add", "main")
+    for command in (["stream", "remove", name], ["stream", "show", name], ["key", "revoke", name]):
+        result = runner.invoke(make_cli(), command)
+        assert isinstance(result.exception, Refused), result.output
+    assert [stream["name"] for stream in answer("stream", "list")] == ["main"]
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-Infinity"])
+def test_a_number_that_is_none_is_refused_in_words(beside: _Beside, value: str) -> None:
+    answer("stream", "add", "main")
+    result = runner.invoke(make_cli(), ["stream", "set", "main", f"reconnect_window_s={value}"])
+    assert isinstance(result.exception, Refused), result.exception
+    assert "reconnect_window_s" in result.exception.text
 
 
 def test_a_run_file_of_a_killed_server_does_not_count(tmp_path: Path) -> None:

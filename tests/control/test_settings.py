@@ -36,6 +36,29 @@ def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
     assert found.api.host == "127.0.0.1"
 
 
+def test_what_kubernetes_says_of_services_is_no_setting(tmp_path: Path) -> None:
+    """It tells each container of every service beside it, and one is likely to be called `headrace`."""
+    told = {
+        "HEADRACE_SERVICE_HOST": "10.0.0.11",
+        "HEADRACE_SERVICE_PORT": "8080",
+        "HEADRACE_SERVICE_PORT_RTMP": "1935",
+        "HEADRACE_PORT": "tcp://10.0.0.11:8080",
+        "HEADRACE_PORT_8080_TCP": "tcp://10.0.0.11:8080",
+        "HEADRACE_PORT_8080_TCP_PROTO": "tcp",
+        "HEADRACE_PORT_8890_UDP_ADDR": "10.0.0.11",
+        "HEADRACE_EDGE_SERVICE_HOST": "10.0.0.12",
+        "HEADRACE_EDGE_PORT": "tcp://10.0.0.12:80",
+        "HEADRACE_EDGE_PORT_80_TCP_PORT": "80",
+    }
+    assert load(environment=told, folder=tmp_path) == Settings()
+    said = text_of(tmp_path, HEADRACE_EDGE_PORT="8080", HEADRACE_PORT="8080", HEADRACE_SERVICE="x")
+    assert {line.split(":")[0] for line in said.splitlines()} == {
+        "HEADRACE_EDGE_PORT",
+        "HEADRACE_PORT",
+        "HEADRACE_SERVICE",
+    }
+
+
 def test_lists_and_switches_from_the_environment(tmp_path: Path) -> None:
     environment = {
         "HEADRACE_TRANSCODE__ENCODERS": "h264_nvenc, libx264",

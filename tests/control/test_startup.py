@@ -95,6 +95,24 @@ async def test_a_data_folder_that_is_none(tmp_path: Path, capsys: pytest.Capture
         assert "HEADRACE_DATA" in said
 
 
+async def test_check_goes_on_without_a_data_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = await checked(quiet(), tmp_path / "file")
+    assert found["data folder"] is found["database"] is Verdict.BAD
+    assert "open files" in found
+
+
+async def test_a_folder_for_recordings_that_cannot_be_made_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    settings = quiet()
+    packaging = settings.packager.model_copy(update={"dvr_folder": tmp_path / "file" / "dvr"})
+    said = await complaint(settings.model_copy(update={"packager": packaging}), tmp_path / "data", capsys)
+    assert "packager.dvr_folder" in said
+    assert "Traceback" not in said
+
+
 def test_reading_makes_no_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HEADRACE_DATA", raising=False)
