@@ -14,6 +14,9 @@ from ingest.settings import LimitSettings
 from ingest.timeline import Timeline
 from media.errors import MediaError
 
+MOST_LOGGED = 64
+"""Lines in the log about tracks that were found, or changed: a configuration may change with every frame."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -26,6 +29,10 @@ class Media:
         self._demuxer = Demuxer(max_unit_bytes=limits.max_message_bytes, max_tracks=limits.max_tracks)
         self._timeline = Timeline(publication.origin, MPEGTS_CLOCK, jump_limit_s=limits.max_timestamp_jump_s)
         self._tracks: set[int] = set()
+        self._states_dts: set[int] = set()
+        """Tracks that stated a decoding time of its own. Others may lack them although they reorder: it should be there
+        for every picture that is not shown at once (ISO/IEC 13818-1 2.7.5), but not all muxers write it."""
+        self._found = 0
         self._began_at: float | None = None
         self._refusal = ""
 
@@ -60,7 +67,9 @@ class Media:
         write, place = self._publication.write, self._timeline.feed
         for event in events:
             if isinstance(event, AccessUnit):
-                for item in place(_sample(event), now):
+                if event.dts != event.pts:
+                    self._states_dts.add(event.track.id)
+                for item in place(_sample(event, event.track.id in self._states_dts), now):
                     write(item)
             else:
                 self._note(event)
@@ -69,6 +78,9 @@ class Media:
         match event:
             case TrackFound(track):
                 self._tracks.add(track.id)
+                self._found += 1
+                if self._found > MOST_LOGGED:
+                    return
                 _log.info(
                     "srt_track",
                     stream=self._publication.stream,
@@ -91,10 +103,10 @@ class Media:
             )
 
 
-def _sample(unit: AccessUnit) -> Sample:
+def _sample(unit: AccessUnit, states_dts: bool) -> Sample:
     return Sample(
         unit.track,
-        dts=unit.dts,
+        dts=unit.dts if states_dts else None,
         pts=unit.pts,
         data=unit.data,
         keyframe=unit.keyframe,
