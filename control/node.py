@@ -59,7 +59,7 @@ COUNT_S = 5.0
 KEEP_ENDED_S = 120.0
 """How long an ended broadcast stays watchable from memory."""
 DRAIN_S = 8.0
-"""How long publishers and last segments may take at the end."""
+"""How long last segments may take at the end. Publishers have `limits.drain_s` before it."""
 DEMO_STREAM = "demo"
 GREET_WAIT_S = 4.0
 """How long the start-up lines wait for the hardware to be tried; the server works meanwhile."""
@@ -268,10 +268,10 @@ class Node:
     async def _drain(self) -> None:
         """Nobody new; publishers are told; workers hand over their last packets."""
         self.gate.draining = True
+        await asyncio.gather(*(listener.drain() for listener in self.listeners), self.whip.drain())
+        self.broadcasts.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
-                await asyncio.gather(*(listener.drain() for listener in self.listeners), self.whip.drain())
-                self.broadcasts.drain()
                 await self.broadcasts.finished()
         await asyncio.gather(*(listener.stop() for listener in self.listeners), self.whip.stop())
         if self.srt is not None:

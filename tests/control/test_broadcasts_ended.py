@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from encoded import RATE, aac_track, avc_track
 from pool_double import JobDouble, PoolDouble
 
+from control import node as node_module
 from control.broadcast import Broadcast
 from control.broadcasts import Broadcasts
 from control.keys import Grant
+from control.node import Node
 from control.planning import Planning
 from control.session import Session
 from control.stream_settings import StreamSettings
@@ -126,3 +129,29 @@ async def test_history_does_not_hold_the_media_of_what_is_no_longer_shown(
     assert not broadcast._held
     assert not presentation.thumbnail
     assert broadcast.presentation.counters()["held_bytes"] == 0
+
+
+async def test_publishers_who_stay_as_long_as_they_may_do_not_cost_the_broadcasts_their_end(
+    sources: tuple[Track, Track], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`limits.drain_s` may be longer than what the last packets are given."""
+    monkeypatch.setattr(node_module, "DRAIN_S", 0.01)
+    bench = Bench()
+    broadcast, session = bench.publish()
+    await feed(session, sources, 0, 5)
+
+    async def nothing() -> None:
+        pass
+
+    async def drain() -> None:
+        await asyncio.sleep(0.05)
+
+    node = object.__new__(Node)
+    node.__dict__.update(
+        gate=SimpleNamespace(draining=False), listeners=[SimpleNamespace(drain=drain, stop=nothing)], srt=None,
+        whip=SimpleNamespace(drain=nothing, stop=nothing), broadcasts=bench.broadcasts,
+    )  # fmt: skip
+    await node._drain()
+    assert broadcast.state.value == "ended"
+    assert bench.pool.job.closed
+    assert broadcast.presentation.ended
