@@ -60,6 +60,12 @@ class ChunkReader:
         """Other bounds from here on; chunks with at least `free_from` bytes do not count against `budget` any more."""
         self._max_message, self._max_partial, self._free_from = max_message_bytes, max_partial_bytes, free_from
 
+    def charge(self, chunks: int) -> None:
+        """Count work as so many chunks. Raises `ProtocolError` where it is too much."""
+        self.budget -= chunks
+        if self.budget < 0:
+            raise ProtocolError("The peer sends more small chunks than any encoder.", slug="too_many_chunks")
+
     def feed(self, data: bytes) -> None:
         """Add what arrived. `messages` then gives out what is complete."""
         self._buffer += data
@@ -130,9 +136,7 @@ class ChunkReader:
         assert stream.body is not None
         self._left = min(self._chunk_size, stream.length - len(stream.body))
         if self._left < self._free_from:
-            self.budget -= 1
-            if self.budget < 0:
-                raise ProtocolError("The peer sends more small chunks than any encoder.", slug="too_many_chunks")
+            self.charge(1)
         return True
 
     def _begin(self, stream: _Stream, fmt: int, at: int, extended: bytes | None) -> None:

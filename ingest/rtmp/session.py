@@ -36,6 +36,9 @@ STRANGER_CHUNKS = 2_000
 SMALL_BYTES, SMALL_CHUNKS_A_SECOND = 64, 20_000
 """What a publisher's chunks count as small, and how many of them may come: the last one of each message is small, and
 sixteen tracks that a stalled network held for ten seconds are some 10 000 messages at once."""
+AMF_BYTES = 8
+"""Of commands and metadata that count as one small chunk more: each byte may be a value of its own."""
+_AMF = (Kind.COMMAND_AMF0, Kind.COMMAND_AMF3, Kind.DATA_AMF0, Kind.DATA_AMF3)
 _PLAY = ("play", "play2")
 _MAX_STREAMS = 16
 """createStream commands of one connection."""
@@ -227,6 +230,8 @@ class Session:
             self._state = follow(self._state, Move.C2)
 
     def _message(self, message: Message, now: float, events: list[Event]) -> None:
+        if message.kind in _AMF:
+            self._reader.charge(len(message.body) // AMF_BYTES)
         match message.kind:
             case Kind.VIDEO | Kind.AUDIO:
                 if self._state is State.PUBLISHING:  # before and behind it nobody asked for media

@@ -297,6 +297,24 @@ class TestFaults:
         assert event.error is not None
         assert event.error.slug == "too_many_chunks"
 
+    def test_a_flood_of_metadata(self, script: Script) -> None:
+        """A microsecond of the event loop for each byte; an encoder that repeats its own each second is none."""
+        peer = publishing(script)
+        usual = (
+            script.message(
+                Message(Kind.DATA_AMF0, 0, 1, encode("onMetaData", {f"name {n}": float(n) for n in range(40)}), 4)
+            )
+            * 30
+        )
+        flood = script.message(Message(Kind.DATA_AMF0, 0, 1, b"\x05" * 9_000, 4))
+        for second in range(5):
+            assert peer.receive(usual, float(second)) == []
+        events = [event for _ in range(30) for event in peer.receive(flood, 4.5)]
+        (event,) = events
+        assert isinstance(event, Ended)
+        assert event.error is not None
+        assert event.error.slug == "too_many_chunks"
+
     def test_small_chunks_at_a_high_rate_are_no_flood(self, script: Script) -> None:
         """The smallest chunks in use, 128 bytes, at the highest bit rate, 60 Mb/s, and what a stalled network held."""
         peer = publishing(script)
