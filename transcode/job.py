@@ -227,6 +227,7 @@ class Job:
                 key = self._keys.get(item.track)
                 if key is None:
                     self._next_key += 1
+                    self._keys = {track: key for track, key in self._keys.items() if track.id != item.track.id}
                     key = self._keys[item.track] = self._next_key
                     self._enqueue(m.Describe(key, item.track), b"", 0)
                 pts = rescale(item.pts, item.track.timescale, VIDEO_TIMESCALE)

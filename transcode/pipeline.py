@@ -27,6 +27,8 @@ class Pipeline:
         self._next: Plan | None = plan
         self._output = output
         self._branches: dict[int, Branch] = {}
+        self._left: list[Branch] = []
+        """Of tracks that the plan has no more: they hand over what they have."""
         self._turn: Turn | None = None
         self._skipped = 0
         self._viewers: dict[str, int] = {}
@@ -63,12 +65,20 @@ class Pipeline:
         self._turn = Turn(mark, self._plan)
         for branch in self._branches.values():
             branch.inbox.put(turn)
+        for track_id in self._branches.keys() - self._plan.tracks:
+            # Nothing comes of that track any more, not even the picture that would bring the cut to its rungs.
+            branch = self._branches.pop(track_id)
+            branch.inbox.put(None)
+            self._left.append(branch)
+        for branch in [each for each in self._left if not each.is_alive()]:
+            self._left.remove(branch)
+            self._skipped += branch.units
 
     def close(self) -> None:
         """Finish everything: all packets are out when this returns."""
         for branch in self._branches.values():
             branch.inbox.put(None)
-        for branch in self._branches.values():
+        for branch in (*self._left, *self._branches.values()):
             branch.join()
 
     def _open(self, packet: Packet) -> Branch | None:
@@ -78,7 +88,7 @@ class Pipeline:
             return None
         branch: Branch
         if track.kind is Kind.VIDEO:
-            branch = VideoBranch(track.id, self._plan, self._output)
+            branch = VideoBranch(track.id, self._plan, self._output, tuple(self._left))
             branch.viewers = self._viewers
         else:
             branch = AudioBranch(track.id, self._plan, self._output)
@@ -91,7 +101,7 @@ class Pipeline:
     @property
     def units(self) -> int:
         """Packets worked off."""
-        return self._skipped + sum(branch.units for branch in list(self._branches.values()))
+        return self._skipped + sum(branch.units for branch in (*self._left, *list(self._branches.values())))
 
     def values(self) -> dict[str, float | str]:
         """Figures for `Progress`."""

@@ -36,8 +36,10 @@ LAGGING_S = 0.3
 class VideoBranch(threading.Thread):
     """Everything that is made of one source video track."""
 
-    def __init__(self, track_id: int, plan: Plan, output: Output) -> None:
+    def __init__(self, track_id: int, plan: Plan, output: Output, after: Sequence[threading.Thread] = ()) -> None:
+        """`after`: what is to hand over its last pictures before ours, as those of the source before."""
         super().__init__(name=f"video-{track_id}", daemon=True)
+        self._after = after
         self.inbox = Inbox()
         self.units = 0
         """Packets worked off."""
@@ -112,6 +114,9 @@ class VideoBranch(threading.Thread):
     # -- our own thread ---------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        for branch in self._after:
+            branch.join()
+        self._after = ()
         while (item := self.inbox.get()) is not None:
             match item:
                 case Packet():

@@ -89,6 +89,7 @@ class Worker:
                     Packet(track, message.pts, message.dts, message.duration, message.keyframe, payload),
                 )
             case m.Describe():
+                self._tracks = {k: t for k, t in self._tracks.items() if t.id != message.track.id}
                 self._tracks[message.key] = message.track
             case m.Mark():
                 pipeline.cut(message)

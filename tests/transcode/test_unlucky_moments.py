@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -23,6 +25,7 @@ from transcode.job import Job
 from transcode.ladder import Ladder
 from transcode.ladder import Rung as LadderRung
 from transcode.link import Link
+from transcode.pipeline import Pipeline
 from transcode.plan import Plan, VideoEncode, make_plan
 from transcode.pool import Pool
 from transcode.process import WorkerError, _explain
@@ -166,3 +169,53 @@ def test_every_way_to_die_has_a_name() -> None:
     assert _explain(-9) == "killed by SIGKILL"
     assert _explain(-40) == "killed by signal 40"
     assert _explain(m.EXIT_MEMORY) == "over its memory limit"
+
+
+def test_rungs_of_a_track_that_is_no_longer_the_source_are_handed_over_at_the_cut(kit: Any) -> None:
+    """They were at the end, behind those of the track after it, and their encoders stayed open until then."""
+    clips = [
+        kit.code_video(kit.pictures(1, Fraction(25), "64x36"), range(start, start + 90_000, 3600), track_id=number)
+        for number, start in enumerate((0, 90_000))
+    ]
+    encode = VideoEncode("r", 0, Codec.H264, ("libx264",), 64, 36, 10**6, 300, preset="ultrafast", profile="main")
+    out = kit.Collected()
+    pipeline = Pipeline(Plan(video=(encode,)), out)
+    for number, clip in enumerate(clips):
+        pipeline.change(Plan(video=(replace(encode, track_id=number),)))
+        pipeline.cut(m.Mark(number, number * 90_000, number > 0))
+        for packet in clip.packets:
+            pipeline.write(packet)
+    ends = time.monotonic() + 20
+    while len(out.packets.get("r", ())) < 48 and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert 86_400 in [packet.pts for packet in out.packets["r"]], "the last of the first track"
+    pipeline.close()
+    times = [packet.pts for packet in out.packets["r"]]
+    assert sorted(times) == list(range(0, 180_000, 3600))
+    assert times == sorted(times)
+    assert pipeline.units == 50
+
+
+def test_a_source_that_is_configured_anew_at_every_picture_is_not_remembered_for_ever(kit: Any) -> None:
+    link = FakeLink()
+
+    async def run() -> Job:
+        async def take(_local: bool) -> Link:
+            return link
+
+        ladder = Ladder("small", (LadderRung(120, 200_000),))
+        plan = make_plan(TRACK, None, ladder, passthrough=True, hardware=None, settings=SETTINGS)
+        job = Job(plan, kit.Collected(), "s", SETTINGS, take, lambda closed: None)
+        await job.start()
+        job.write(Cut(0, 0, 0))
+        for number in range(100):
+            track = replace(TRACK, config=bytes([number]))
+            job.write(Packet(track, number * 3000, number * 3000, 3000, True, b"x"))
+        await job.close(drain=False)
+        return job
+
+    job = asyncio.run(run())
+    assert len(job._keys) <= 1
+    units = [message for message in link.sent if isinstance(message, m.Unit)]
+    described = {message.key: message.track for message in link.sent if isinstance(message, m.Describe)}
+    assert [described[unit.key].config for unit in units] == [bytes([number]) for number in range(100)]
