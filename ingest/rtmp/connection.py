@@ -72,7 +72,6 @@ class Connection(asyncio.Protocol):
         self._log = _log.bind(protocol=self._context.protocol, address=self.address, port=self._port)
         _watch(transport.get_extra_info("socket"), self._context.limits)
         if not self._context.opened(self):
-            self._log.warning("connection_refused", reason="too_many_connections")
             self._transport.abort()
         elif self._context.tls is not None:
             try:

@@ -162,6 +162,9 @@ class RtmpServer:
             or self._by_network[network] > limits.max_connections_per_address
         ):
             self.refused += 1
+            if self.refused.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ...: a flood of callers is no flood of lines
+                reason = "too_many_connections"
+                _log.warning("connections_refused", reason=reason, address=connection.address, refused=self.refused)
             return False
         return True
 
