@@ -24,7 +24,7 @@ from media.track import Codec, Track
 from transcode.device import CPU, accel, device_of, split
 from transcode.encoder import TIME_BASE
 from transcode.hardware import codec_of
-from transcode.scale import Deinterlacer
+from transcode.scale import Deinterlacer, tame
 
 log = structlog.get_logger(__name__)
 
@@ -98,6 +98,7 @@ class OneDecoder:
         shown = [picture for picture in decoded if picture.pts is not None]
         for picture in shown:
             picture.time_base = TIME_BASE
+            tame(picture)
         return shown
 
 

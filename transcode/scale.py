@@ -27,6 +27,23 @@ _ASPECT_TOLERANCE = Fraction(2, 100)
 """Rounding a rung's size to even numbers changes its aspect by less than this."""
 
 
+_PRIMARIES = frozenset({1, *range(4, 13)})
+_TRANSFERS = frozenset({1, *range(4, 19)})
+_MATRICES = frozenset({0, 1, 4, 5, 6, 7, 9, 10})
+"""What libav's scaler converts, and every encoder here takes; other code points are rare, reserved, or wrong."""
+
+
+def tame(picture: VideoFrame) -> None:
+    """What cannot be converted counts as not told: colours that are a little off are better than no picture. To be done
+    before threads share the picture."""
+    if int(picture.colorspace) not in _MATRICES:
+        picture.colorspace = _UNSPECIFIED
+    if int(picture.color_primaries) not in _PRIMARIES:
+        picture.color_primaries = _UNSPECIFIED
+    if int(picture.color_trc) not in _TRANSFERS:
+        picture.color_trc = _UNSPECIFIED
+
+
 def colour_of(picture: VideoFrame) -> Colour:
     """The colour to tag all rungs of this source with.
 

@@ -30,6 +30,7 @@ from transcode.plan import Plan, VideoEncode, make_plan
 from transcode.pool import Pool
 from transcode.process import WorkerError, _explain
 from transcode.rung import Rung, Shot
+from transcode.scale import Scaler, colour_of, tame
 from transcode.settings import TranscodeSettings
 from transcode.shed import STEP_S, Shedder
 from transcode.thumbnail import Jpeg
@@ -219,3 +220,17 @@ def test_a_source_that_is_configured_anew_at_every_picture_is_not_remembered_for
     units = [message for message in link.sent if isinstance(message, m.Unit)]
     described = {message.key: message.track for message in link.sent if isinstance(message, m.Describe)}
     assert [described[unit.key].config for unit in units] == [bytes([number]) for number in range(100)]
+
+
+@pytest.mark.parametrize("matrix", [0, 2, 3, 8, 11, 12, 14, 15, 255])
+@pytest.mark.parametrize("code", [3, 22, 255])
+def test_colours_that_are_reserved_or_unknown_cost_nobody_the_picture(matrix: int, code: int) -> None:
+    """A scaler refused every picture of YCgCo, and x265 to open for reserved primaries: there was no ladder then."""
+    picture = VideoFrame(128, 72, "yuv420p")
+    picture.pts, picture.colorspace = 0, matrix
+    picture.color_primaries = picture.color_trc = code
+    tame(picture)
+    colour = colour_of(picture)
+    assert colour.matrix in (1, 6)
+    assert {colour.primaries, colour.transfer} <= {1, 2, 6}
+    assert Scaler(64, 36, Fraction(1))(picture, Fraction(1)).format.name == "yuv420p"
