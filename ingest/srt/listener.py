@@ -272,26 +272,34 @@ class Listener:
         while True:
             try:
                 caller = library.accept(sock)
-                if caller is None:
-                    return
-                accepted, address, port = caller
-                latency_ms = library.get_int(accepted, Option.RCVLATENCY)
-                connected = Connected(
-                    accepted,
-                    address,
-                    port,
-                    streamid=library.get_text(accepted, Option.STREAMID),
-                    version=version_text(library.get_int(accepted, Option.PEERVERSION)),
-                    latency_ms=latency_ms,
-                    encrypted=library.get_int(accepted, Option.RCVKMSTATE) == _SECURED,
-                )
-            except SrtError as error:  # gone between the handshake and now
+            except SrtError as error:
                 _log.info("srt_accept_failed", error=error.text)
                 return
-            self._links[accepted] = _Link(accepted, network_of(address), latency_ms / 1000, now)
+            if caller is None:
+                return
+            accepted, address, port = caller
             self._unfinished.pop(accepted, None)
+            try:
+                connected = self._describe(accepted, address, port)
+            except SrtError as error:  # gone between the handshake and now
+                _log.info("srt_accept_failed", error=error.text)
+                library.close(accepted)
+                continue
+            self._links[accepted] = _Link(accepted, network_of(address), connected.latency_ms / 1000, now)
             poller.add(accepted)
             events.append(connected)
+
+    def _describe(self, accepted: int, address: str, port: int) -> Connected:
+        library = self._library
+        return Connected(
+            accepted,
+            address,
+            port,
+            streamid=library.get_text(accepted, Option.STREAMID),
+            version=version_text(library.get_int(accepted, Option.PEERVERSION)),
+            latency_ms=library.get_int(accepted, Option.RCVLATENCY),
+            encrypted=library.get_int(accepted, Option.RCVKMSTATE) == _SECURED,
+        )
 
     def _receive(
         self,
