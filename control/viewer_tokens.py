@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import secrets
 import time
@@ -14,6 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from control.secret_files import write_private
+from edge.tokens import MAX_NETWORKS
 from media.errors import Refused
 
 LATEST_S = 2.0**53
@@ -43,7 +45,14 @@ def rotate(path: Path, overlap_s: float) -> dict[str, Any]:
 
 
 def make(path: Path, playback_id: str, expires_s: float, addresses: Sequence[str]) -> dict[str, Any]:
-    """A token for a stream (`*`: for all). Raises `Refused` without a key that signs."""
+    """A token for a stream (`*`: for all). Raises `Refused` without a key that signs, and where edges would refuse it."""
+    if len(addresses) > MAX_NETWORKS:
+        raise Refused(f"A token is good for {MAX_NETWORKS} addresses at most.", slug="bad_address")
+    for address in addresses:
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            raise Refused(f"{address!r} is no IP address or network.", slug="bad_address") from error
     now = time.time()
     key = next((k for k in _load(path) if k.get("kty") == "oct" and float(k.get("exp", "inf")) > now), None)
     if key is None:

@@ -211,3 +211,14 @@ async def test_a_long_list_is_heard_to_its_end(tmp_path: Path) -> None:
             following.cancel()
             server.stop()
             await running
+
+
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "192.0.2.300", "192.0.2.0/40", "2001:db8::/x", "\ud800"], ids=range(6)
+)
+def test_a_link_for_an_address_that_is_none_is_not_made(tmp_path: Path, address: str) -> None:
+    keys = tmp_path / "keys.json"
+    viewer_tokens.rotate(keys, 0)
+    with pytest.raises(Refused, match="address"):
+        viewer_tokens.make(keys, "a", 60, ["192.0.2.1", address])
+    assert viewer_tokens.make(keys, "a", 60, ["192.0.2.1", "2001:db8::/32", "10.1.2.3/8"])["token"]
