@@ -45,7 +45,7 @@ def rotate(path: Path, overlap_s: float) -> dict[str, Any]:
 
 
 def make(path: Path, playback_id: str, expires_s: float, addresses: Sequence[str]) -> dict[str, Any]:
-    """A token for a stream (`*`: for all). Raises `Refused` without a key that signs, and where edges would refuse it."""
+    """A token for a stream (`*`: for all). Raises `Refused` without a key that signs, and where edges would refuse."""
     if len(addresses) > MAX_NETWORKS:
         raise Refused(f"A token is good for {MAX_NETWORKS} addresses at most.", slug="bad_address")
     for address in addresses:
