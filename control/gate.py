@@ -15,9 +15,9 @@ from control.keys import KEY_AS_APP, Grant, Keys
 from control.session import Session
 from control.snapshot import Change, ChangeKind
 from control.stream_settings import StreamSettings
-from ingest.addresses import network_of
 from ingest.ports import PublishRequest, SrtAdmission, StopReason
 from ingest.settings import LimitSettings
+from media.addresses import network_of
 from media.errors import HeadraceError, Overloaded, Refused
 
 log = structlog.get_logger(__name__)

@@ -19,6 +19,7 @@ from edge.settings import EdgeSettings
 from edge.site import Site
 from edge.stats import Stats
 from edge.viewers import Viewers
+from media.addresses import network_of
 
 COUNT_EVERY_S = 5.0
 """How often a connection goes the long way to be counted as a viewer."""
@@ -119,7 +120,7 @@ class Server:
         self.stats.connections += 1
         self.connections.add(connection)
         settings = self.settings
-        address = self._addresses.setdefault(connection.address, _Address())
+        address = self._addresses.setdefault(network_of(connection.address), _Address())
         address.connections += 1
         if len(self.connections) > settings.max_connections:
             self.stats.refused += 1
@@ -133,18 +134,19 @@ class Server:
     def forget(self, connection: Peer) -> None:
         """A connection has ended."""
         self.connections.discard(connection)
-        address = self._addresses.get(connection.address)
+        network = network_of(connection.address)
+        address = self._addresses.get(network)
         if address is not None:
             address.connections -= 1
             if address.connections <= 0 and not self._rate:
-                del self._addresses[connection.address]
+                del self._addresses[network]
 
     def check(self, connection: Peer, asked: Request, now: float) -> tuple[int, str] | None:
         """Count a request for its viewer; status and slug where a limit refuses it."""
         if asked.plain and now < connection.counted_until:
             return None  # counted a moment ago, and no limit: see `short_path`
         address = self.address(connection, asked)
-        if self._rate and not self._take(address, now):
+        if self._rate and not self._take(network_of(address), now):
             self.stats.refused += 1
             return 429, "too_many_requests"
         if self.access is not None:

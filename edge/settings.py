@@ -54,10 +54,13 @@ class EdgeSettings(BaseModel):
 
     max_connections: int = Field(20_000, ge=1, description="Open viewer connections per worker; more get 503.")
     max_connections_per_address: int = Field(
-        0, ge=0, description="Open connections per address and worker; more get 429. 0: no limit."
+        0, ge=0, description="Open connections per address (IPv6: per /64) and worker; more get 429. 0: no limit."
     )
     requests_per_s_per_address: float = Field(
-        0, ge=0, description="Requests per second per address and worker, over a burst of ten seconds. 0: no limit."
+        0,
+        ge=0,
+        description="Requests per second per address (IPv6: per /64) and worker, over a burst of ten seconds. "
+        "0: no limit.",
     )
     max_head_bytes: int = Field(16_384, ge=512, le=2**20, description="Largest request head; a larger one gets 431.")
     max_target_bytes: int = Field(4096, ge=64, le=2**16, description="Longest request target; a longer one gets 414.")

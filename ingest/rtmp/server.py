@@ -11,10 +11,10 @@ from typing import Any
 
 import structlog
 
-from ingest.addresses import network_of
 from ingest.ports import Gatekeeper
 from ingest.rtmp.connection import Connection, Context
 from ingest.settings import LimitSettings, RtmpSettings
+from media.addresses import network_of
 from media.errors import HeadraceError
 
 _log = structlog.get_logger(__name__)

@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from ingest.addresses import network_of
 from ingest.ports import SrtAdmission
 from ingest.settings import LimitSettings, SrtSettings
 from ingest.srt.events import Connected, Disconnected, Ending, Event, Received, Rejected, Statistics
 from ingest.srt.library import ErrorCode, Library, Option, Poller, Ready, Receiver, SrtError, version_text
 from ingest.srt.reject import Reject
+from media.addresses import network_of
 
 REST_S = 0.01
 WAIT_MS = 50
@@ -64,7 +64,7 @@ class _Link:
 
     sock: int
     network: str
-    """What counts as its address (`ingest.addresses`)."""
+    """What counts as its address (`media.addresses`)."""
     latency_s: float
     heard_at: float
     received_bytes: int = 0

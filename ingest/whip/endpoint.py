@@ -11,12 +11,12 @@ from types import MappingProxyType
 
 import structlog
 
-from ingest.addresses import network_of
 from ingest.ports import EndReason, Gatekeeper, PublishRequest
 from ingest.settings import LimitSettings, WhipSettings
 from ingest.whip import aiortc_hooks, sdp
 from ingest.whip.rate import Rate
 from ingest.whip.session import Session
+from media.addresses import network_of
 from media.errors import HeadraceError, Overloaded, Refused
 
 log = structlog.get_logger(__name__)

@@ -15,10 +15,10 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
-from ingest.addresses import network_of
 from ingest.ports import PublishRequest
 from ingest.whip import headers, sdp, sdpfrag
 from ingest.whip.endpoint import WhipEndpoint
+from media.addresses import network_of
 from media.errors import HeadraceError, Overloaded, ProtocolError, Refused
 
 MAX_BODY_BYTES = 64 * 1024

@@ -281,6 +281,14 @@ async def test_a_viewer_behind_a_trusted_proxy_counts_by_its_own_address(make_ed
     assert (await viewer.ask("/", x_forwarded_for="10.0.0.1, 127.0.0.9")).status == 429
 
 
+async def test_the_addresses_of_one_ipv6_host_count_as_one(make_edge: MakeEdge) -> None:
+    edge = await make_edge(requests_per_s_per_address=0.1, trusted_proxies=("127.0.0.0/8",))
+    viewer = await edge.connect()
+    said = [(await viewer.ask("/", x_forwarded_for=f"2001:db8::{n}")).status for n in (1, 2)]
+    assert said == [200, 429]
+    assert (await viewer.ask("/", x_forwarded_for="2001:db8:0:1::1")).status == 200
+
+
 async def test_a_loop_is_found(edge: Edge, origin: ScriptedOrigin) -> None:
     assert (await edge.get("/live/a/s", via="1.1 other, 1.1 headrace")).status == 508
     assert not origin.requests

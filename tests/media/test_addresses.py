@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ingest.addresses import network_of
+from media.addresses import network_of
 
 
 @pytest.mark.parametrize(
