@@ -227,7 +227,7 @@ class Shelf:
         )
 
     def _next_part(self, target_s: int, part_target: Fraction, next_cut: int | None) -> tuple[int, int]:
-        """The part to hint. Where the segment's end is not known yet: as long as the last one is the best guess."""
+        """The part to hint. Where the segment's end is not known yet: as the last whole one is the best guess."""
         current = self.current
         if current is None:
             return (self.listed[-1].msn + 1 if self.listed else self.first_msn or 0), 0
@@ -235,8 +235,12 @@ class Shelf:
             left_s = Fraction(next_cut, VIDEO_TIMESCALE) - Fraction(current.start + current.duration, current.timescale)
             more = left_s > min(Fraction(1, 20), part_target / 4)
             return (current.msn, len(current.parts)) if more else (current.msn + 1, 0)
-        whole = next((s for s in reversed(self.listed) if not s.gap), None)
-        length_s = whole.duration / whole.timescale if whole else target_s
+        length_s, following = float(target_s), current
+        for segment in reversed(self.listed):
+            if not segment.gap and not following.boundary.discontinuity:
+                length_s = segment.duration / segment.timescale
+                break
+            following = segment  # what a break cut short says nothing
         if current.parts and current.duration / current.timescale >= length_s - GUESS_SLACK_S:
             return current.msn + 1, 0
         return current.msn, len(current.parts)

@@ -54,7 +54,7 @@ async def test_names_without_end_through_a_worker(make_edge: MakeEdge, origin: S
     assert worker.coalescer.flights == 0
     text = metrics.render([worker.snapshot()], {}).decode()
     assert len(text.splitlines()) < 2 * MAX_STREAMS + 300, "a label to a stream, and to so many streams only"
-    assert len(worker.server.heads._plain._young) <= PER_GENERATION
+    assert len(worker.server.heads._plain) <= PER_GENERATION
 
 
 async def test_who_asks_for_everything_ahead_and_takes_nothing(make_edge: MakeEdge, origin: ScriptedOrigin) -> None:
