@@ -204,7 +204,11 @@ class Follower:
                 self._part(hint.get("URI", ""), "", group)
 
     def _part(self, uri: str, byterange: str, group: asyncio.TaskGroup) -> None:
-        if uri not in self._parts and not byterange:
+        if byterange:
+            return
+        asked = self._parts.get(uri)
+        # A hinted part that did not come in time, as nothing was published meanwhile, is asked for again.
+        if asked is None or (asked.done() and asked.result()[0] == 503):
             self._parts[uri] = group.create_task(self._client.get(urljoin(self.url, uri)))
 
     async def _fetch(self) -> None:
