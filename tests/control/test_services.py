@@ -7,13 +7,13 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from hand_clock import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
@@ -28,27 +28,6 @@ from control.services import Services, open_services
 from control.snapshot import NOT_ACCEPTED, Change, ChangeKind
 from control.throttle import Throttle
 from media.errors import Overloaded, ProtocolError, Refused
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def services(tmp_path: Path, clock: Clock) -> AsyncIterator[Services]:
-    async with open_services(tmp_path, wall=clock, clock=clock) as opened:
-        yield opened
 
 
 async def verify(services: Services, key: str, **more: object) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hand_clock import Clock
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,31 +17,10 @@ from control.credentials import make_token
 from control.models import Nonce
 from control.operations import Operations
 from control.secret_files import ADMIN_TOKEN, SERVER_SECRET, WORKER_TOKEN, admin_token, server_secret, worker_token
-from control.services import Services, open_services
+from control.services import Services
 from control.settings import Settings
 from control.snapshot import Change, ChangeKind
 from media.errors import HeadraceError, Refused
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def services(tmp_path: Path, clock: Clock) -> AsyncIterator[Services]:
-    async with open_services(tmp_path, wall=clock, clock=clock) as opened:
-        yield opened
 
 
 async def publishes(services: Services, key: str) -> bool:

@@ -7,21 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hand_clock import Clock
 from postgres import postgres, programs
 
 from control.database import default_url
 from control.services import Services, open_services
 from control.snapshot import ChangeKind
 from media.errors import Refused
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(params=["sqlite", "postgresql"], scope="module")
