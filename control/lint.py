@@ -192,7 +192,7 @@ class Follower:
             if segment.msn >= self._listed_from:
                 for part in segment.parts:
                     if not part.gap:
-                        self._part(part.uri, part.byterange, group)
+                        self._part(part.uri, part.byterange, group, listed=True)
             if segment.uri and segment.msn > self._seen_msn:
                 self._seen_msn = segment.msn
                 if self._wanted.full():
@@ -201,14 +201,16 @@ class Follower:
                 self._wanted.put_nowait(segment)
         for hint in playlist.hints:
             if hint.get("TYPE") == "PART" and "BYTERANGE-START" not in hint:
-                self._part(hint.get("URI", ""), "", group)
+                self._part(hint.get("URI", ""), "", group, listed=False)
 
-    def _part(self, uri: str, byterange: str, group: asyncio.TaskGroup) -> None:
+    def _part(self, uri: str, byterange: str, group: asyncio.TaskGroup, *, listed: bool) -> None:
         if byterange:
             return
         asked = self._parts.get(uri)
-        # A hinted part that did not come in time, as nothing was published meanwhile, is asked for again.
-        if asked is None or (asked.done() and asked.result()[0] == 503):
+        # A hinted part that did not come in time, as nothing was published meanwhile, is asked for again; so is one
+        # that was taken back, should it be listed all the same.
+        again = (404, 503) if listed else (503,)
+        if asked is None or (asked.done() and asked.result()[0] in again):
             self._parts[uri] = group.create_task(self._client.get(urljoin(self.url, uri)))
 
     async def _fetch(self) -> None:
