@@ -9,7 +9,8 @@ URGENT_RETRY_US = 400_000
 RETRY_US = 1_000_000
 """An encoder that does not answer (ffmpeg's WHIP muxer does not) is asked no more often than this."""
 SLACK = 10
-"""An encoder with a keyframe interval of its own equal to ours gets an eighth-ish more, 1/10, before it is asked."""
+"""An encoder with a keyframe interval of its own equal to ours gets 1/10 more before it is asked; not one that has
+answered before: a browser makes one unasked when it changes its size, and the next must not be late for the segment."""
 
 
 class Pacer:
@@ -24,6 +25,8 @@ class Pacer:
         self._due_us: int | None = None
         self._asked_us: int | None = None
         self._answered = True
+        self._answers = False
+        """It has answered a request before."""
         self.requests = 0
         self.keyframes = 0
         self.last_keyframe_us: int | None = None
@@ -35,8 +38,9 @@ class Pacer:
         asked = self._asked_us
         if asked is not None and not self._answered and now_us - asked <= ANSWER_WITHIN_US:
             self._due_us = asked + self._interval_us
+            self._answers = True
         else:
-            self._due_us = now_us + self._interval_us + self._interval_us // SLACK
+            self._due_us = now_us + self._interval_us + (0 if self._answers else self._interval_us // SLACK)
         self._answered = True
 
     def wants(self, now_us: int, *, urgent: bool) -> bool:

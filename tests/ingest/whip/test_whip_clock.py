@@ -126,6 +126,14 @@ def test_an_encoder_that_only_answers_keeps_the_grid() -> None:
     assert all(abs(step - 2 * S) <= 20 * MS for step in steps)
 
 
+def test_after_a_keyframe_unasked_the_next_is_not_late() -> None:
+    """A browser makes one when its picture changes its size."""
+    pacer = Pacer(2 * S)
+    run(pacer, 10, None, 300 * MS)
+    pacer.keyframe(11 * S)
+    assert pacer.wants(13 * S, urgent=False)
+
+
 def test_an_encoder_with_a_good_interval_is_left_alone() -> None:
     pacer = Pacer(2 * S)
     run(pacer, 60, 2 * S, 180 * MS)
