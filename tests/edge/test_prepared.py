@@ -51,7 +51,24 @@ def test_small_large_and_one_too_many_are_copied() -> None:
             for _ in range(2 * FILE_AFTER):
                 taken = answer.send(ours.fileno(), files)
                 assert read(theirs, taken) == (answer.head + answer.body)[:taken]
+            assert files.open <= 1
         assert files.open == 1
         answers.clear()
         del answer
         assert files.open == 0
+
+
+def test_what_is_no_longer_asked_for_makes_room() -> None:
+    files = Files(limit=2)
+    ours, theirs = pair()
+    with ours, theirs:
+        kept = [Prepared(HEAD, BODY) for _ in range(5)]
+        for answer in kept:
+            for _ in range(FILE_AFTER):
+                read(theirs, answer.send(ours.fileno(), files))
+            assert answer._fd >= 0
+        assert [answer._fd >= 0 for answer in kept] == [False, False, False, True, True]
+        for answer in kept:
+            assert answer.send(ours.fileno(), files) == answer.size
+            assert read(theirs, answer.size) == HEAD + BODY
+        assert files.open == 2
