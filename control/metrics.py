@@ -84,6 +84,7 @@ class CoreCollector(Collector):
         yield workers
         yield from self._gate()
         yield from self._refusals()
+        yield from self._drops()
         yield from self._origin()
         yield from self._stills()
         yield from self._devices()
@@ -139,12 +140,27 @@ class CoreCollector(Collector):
         texts = {
             "publishers": ("headrace_control_refused_publishers", "Publishers that were not admitted.", "reason"),
             "limits": ("headrace_control_limit_ends", "Broadcasts that a limit ended.", "limit"),
+            "callers": (
+                "headrace_ingest_refused_callers",
+                "Connections turned away for being too many, or, of SRT and WHIP, in the handshake for any reason.",
+                "protocol",
+            ),
         }
         counts = self._node.refusals()
         for section, (name, text, label) in texts.items():
             counter = CounterMetricFamily(name, text, labels=[label])
             for slug, count in sorted(counts.get(section, {}).items()):
                 counter.add_metric([slug], count)
+            yield counter
+
+    def _drops(self) -> Iterator[Metric]:
+        drops = self._node.drops()
+        for name, text, key in (
+            ("headrace_ingest_srt_dropped_bytes", "Bytes that came faster than they were fetched.", "srt_bytes"),
+            ("headrace_packager_dvr_dropped_jobs", "Writes that the queue to the disk had no room for.", "dvr_jobs"),
+        ):
+            counter = CounterMetricFamily(name, text)
+            counter.add_metric([], drops[key])
             yield counter
 
 

@@ -40,7 +40,12 @@ class Node(Protocol):
         ...
 
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
-        """Counts by reason: `publishers` that were not admitted, `limits` that ended a broadcast."""
+        """Counts by reason: `publishers` that were not admitted, `limits` that ended a broadcast; and by protocol:
+        `callers` that a listener turned away."""
+        ...
+
+    def drops(self) -> Mapping[str, int]:
+        """What full queues cost: `srt_bytes` that the event loop did not fetch in time, `dvr_jobs` of the disk."""
         ...
 
     def origin(self) -> tuple[Mapping[int, int], int]:

@@ -54,7 +54,23 @@ class Status:
         return self._node.guests.as_json() if self._node.guests is not None else []
 
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
-        return {"publishers": dict(self._node.gate.refusals), "limits": dict(self._node.broadcasts.limit_ends)}
+        node = self._node
+        callers = {listener.protocol: listener.refused for listener in node.listeners}
+        if node.srt is not None:
+            callers["srt"] = node.srt.rejected_total
+        callers["whip"] = node.whip.refused + node.whip.overloaded
+        return {
+            "publishers": dict(node.gate.refusals),
+            "limits": dict(node.broadcasts.limit_ends),
+            "callers": callers,
+        }
+
+    def drops(self) -> Mapping[str, int]:
+        archive, srt = self._node.broadcasts.archive, self._node.srt
+        return {
+            "srt_bytes": srt.handover_dropped_bytes if srt is not None else 0,
+            "dvr_jobs": archive.dropped_jobs if archive is not None else 0,
+        }
 
     def origin(self) -> tuple[Mapping[int, int], int]:
         return dict(self._node.origin.requests), self._node.origin.waiting

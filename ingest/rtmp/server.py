@@ -60,6 +60,11 @@ class RtmpServer:
         return self._port
 
     @property
+    def protocol(self) -> str:
+        """`rtmp` or `rtmps`."""
+        return self._context.protocol
+
+    @property
     def connections(self) -> int:
         """Open connections, publishing or not."""
         return len(self._connections)

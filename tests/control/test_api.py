@@ -71,7 +71,10 @@ class StillNode:
         return [{"machine": "gpu-1", "state": "busy"}]
 
     def refusals(self) -> Mapping[str, Mapping[str, int]]:
-        return {"publishers": {"node_full": 2}, "limits": {"bitrate": 1}}
+        return {"publishers": {"node_full": 2}, "limits": {"bitrate": 1}, "callers": {"srt": 6}}
+
+    def drops(self) -> Mapping[str, int]:
+        return {"srt_bytes": 9, "dvr_jobs": 5}
 
     def origin(self) -> tuple[Mapping[int, int], int]:
         return {200: 7, 404: 1}, 4
@@ -268,6 +271,9 @@ async def test_metrics_have_our_names_and_those_of_the_edge(admin: httpx2.AsyncC
     assert samples["headrace_transcode_speed_ratio", "b1", "main"] == 1.5
     assert samples["headrace_control_dropped_packets_total", "b1", "main"] == 3
     assert samples["headrace_control_refused_keys_total", "unknown_key"] == 1
+    assert samples["headrace_ingest_refused_callers_total", "srt"] == 6
+    assert samples["headrace_ingest_srt_dropped_bytes_total",] == 9
+    assert samples["headrace_packager_dvr_dropped_jobs_total",] == 5
     assert samples["headrace_transcode_stills_total", "left_out"] == 3
     assert samples["headrace_packager_origin_requests_total", "404"] == 1
     assert samples["headrace_packager_origin_waiting_requests",] == 4
