@@ -118,6 +118,12 @@ class Broadcasts:
             self._ended_at[found.playback_id] = time.monotonic()
             log.info("broadcast_recalled", playback_id=found.playback_id)
 
+    def rewind(self, playback_id: str, dvr_window_s: float) -> None:
+        """Another window for what is shown there; with 0 what is on disk goes, too, when its time is over."""
+        shown = self._shown.get(playback_id)
+        if shown is not None:
+            shown.rewind(dvr_window_s)
+
     def _ended(self, grant: Grant, broadcast: Broadcast) -> None:
         if self._live.get(grant.stream_id) is broadcast:
             del self._live[grant.stream_id]

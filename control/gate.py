@@ -108,7 +108,11 @@ class Gate:
         return SrtAdmission(reject, passphrase)
 
     def on_change(self, change: Change) -> None:
-        """Streams or keys changed: whoever publishes with an ended key, or to a removed stream, must go."""
+        """Streams or keys changed: whoever publishes with an ended key, or to a removed stream, must go; and so must
+        what is kept of it."""
+        if change.playback_id:
+            settings = self._keys.settings_of(change.stream_id)
+            self._broadcasts.rewind(change.playback_id, settings.dvr_window_s if settings is not None else 0)
         broadcast = self._broadcasts.live(change.stream_id)
         if broadcast is None:
             return
@@ -120,7 +124,7 @@ class Gate:
             self._end_key(broadcast, change)
 
     def _changed(self, broadcast: Broadcast, change: Change) -> None:
-        """Settings that a running broadcast follows: ladder and audio tracks at the next cut, the window at once."""
+        """Settings that a running broadcast follows: ladder and audio tracks at the next cut, the rest at once."""
         settings = self._keys.settings_of(change.stream_id)
         if settings is None:
             return

@@ -230,6 +230,9 @@ class Node:
         )
         stack.push_async_callback(asyncio.to_thread, archive.close)
         self.broadcasts.recall(recorded)
+        for found in recorded:  # settings may have changed meanwhile
+            stream = self._services.streams.by_playback_id(found.playback_id)
+            self.broadcasts.rewind(found.playback_id, stream.settings.dvr_window_s if stream is not None else 0)
         await asyncio.to_thread(archive.note_strays)
 
     async def _serve(self, stack: contextlib.AsyncExitStack, server: HttpServer) -> None:

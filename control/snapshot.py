@@ -95,6 +95,8 @@ class Change:
     key_id: str = ""
     reason: str = ""
     """For `KEY_ENDED`: `key_revoked`, `key_expired` or `key_rotated`; for `STREAM_REMOVED`: `stream_removed`."""
+    playback_id: str = ""
+    """Of a stream that changed or was removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +168,11 @@ def changes(old: Snapshot, new: Snapshot, *, old_ms: int, new_ms: int) -> Iterat
         if before is None:
             yield Change(ChangeKind.STREAM_ADDED, stream.id, stream.name)
         elif before.settings != stream.settings:
-            yield Change(ChangeKind.STREAM_CHANGED, stream.id, stream.name)
+            yield Change(ChangeKind.STREAM_CHANGED, stream.id, stream.name, playback_id=stream.playback_id)
     for stream in old.streams.values():
         if stream.id not in new.streams:
-            yield Change(ChangeKind.STREAM_REMOVED, stream.id, stream.name, reason="stream_removed")
+            kind, reason = ChangeKind.STREAM_REMOVED, "stream_removed"
+            yield Change(kind, stream.id, stream.name, reason=reason, playback_id=stream.playback_id)
     for key in new.keys.values():
         before_key = old.keys.get(key.id)
         was_live = before_key is not None and not before_key.end_slug(old_ms)

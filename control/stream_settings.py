@@ -33,7 +33,7 @@ class StreamSettings(BaseModel):
         ge=0,
         le=14 * 86_400,
         description="Seconds that viewers can rewind, and that a broadcast stays watchable after its end, from disk; "
-        "0: as far as the memory reaches.",
+        "0: as far as the memory reaches. Holds on air too, from the next segment on, and for what is on disk.",
     )
     ladder: tuple[Text, ...] | None = Field(
         default=None,

@@ -92,7 +92,7 @@ class Streams:
         return self.find(name)
 
     async def remove(self, name: str) -> None:
-        """Remove a stream and its keys; a live broadcast of it ends."""
+        """Remove a stream and its keys; a live broadcast of it ends, and its recording goes with it."""
         stream = self.find(name)
         async with self._directory.changing() as session:
             await session.execute(delete(Key).where(Key.stream_id == stream.id))

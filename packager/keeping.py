@@ -20,10 +20,16 @@ class Keeper:
     ) -> None:
         self.evicted_early = 0
         """Segments that left before their time, because of `memory_bytes` or a disk budget."""
-        self.reel = reel
         self._shelves = shelves
         self._settings = settings
-        self._long = math.ceil(dvr_window_s / settings.segment_s) if reel is not None else 0
+        self.use(reel, dvr_window_s)
+
+    def use(self, reel: Reel | None, dvr_window_s: float) -> None:
+        """Keep this much from now on: what is too much for it goes with the next segment."""
+        self.reel = reel
+        self._long = math.ceil(dvr_window_s / self._settings.segment_s) if reel is not None else 0
+        for shelf in self._shelves.values():
+            shelf.reel, shelf.long_limit = reel, self._long
 
     def shelf(self, rendition: Rendition) -> Shelf:
         """A new shelf within the bounds."""

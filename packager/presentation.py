@@ -211,7 +211,7 @@ class Presentation(Recorded):
     def suspend(self) -> None:
         """The server goes down and another run will go on from disk: nothing is open, and nobody is told of an end.
         Without a rewind window there is nothing to go on from, and it ends."""
-        if self._reel is None:
+        if not self.dvr_window_s:
             self.end()
             return
         self.pause()

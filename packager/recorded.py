@@ -38,12 +38,28 @@ class Recorded(View):
     ) -> None:
         """`dvr_window_s`: how far viewers can rewind, from `archive`; 0: as far as the memory reaches."""
         super().__init__(playback_id, settings, clock=clock, wall_us=wall_us)
+        self._archive = archive
         self.dvr_window_s = dvr_window_s if archive is not None else 0.0
         self._reel = Reel(archive, playback_id, self.epoch) if archive is not None and dvr_window_s > 0 else None
         self._keeper = Keeper(self.shelves, settings, self._reel, self.dvr_window_s)
         self.storyboard = Storyboard(self._keeper.longest)
         self.events_ahead = 0
         """The last number of a timed event that was set aside."""
+
+    def rewind(self, dvr_window_s: float) -> None:
+        """Another window, from the next segment on; 0 keeps what is on disk until nobody may ask for it any more."""
+        if self._archive is None or dvr_window_s == self.dvr_window_s:
+            return
+        self.dvr_window_s = dvr_window_s
+        self._use_disk(self._archive)
+        self.storyboard.cover(self._keeper.longest)
+        if not self.ended:
+            self.describe()
+
+    def _use_disk(self, archive: Archive) -> None:
+        if self._reel is None:
+            self._reel = Reel(archive, self.playback_id, self.epoch)
+        self._keeper.use(self._reel, self.dvr_window_s)
 
     @property
     def size_bytes(self) -> int:
@@ -109,6 +125,8 @@ class Recorded(View):
         be read; then nothing has happened."""
         found = recall.parse(restored)
         self._grid, self.epoch, self.renditions = found.grid, found.epoch, found.renditions
+        if self._archive is not None:
+            self._use_disk(self._archive)  # also without a window: what is there has to go some day
         if self._reel is not None:
             self._reel.adopt(self.epoch)
         for rendition in self.renditions:

@@ -35,11 +35,15 @@ class Storyboard:
     """`every`: segments from one tile to the next."""
 
     def __init__(self, window_segments: int) -> None:
-        self.every = -(-window_segments // MAX_TILES)
+        self.cover(window_segments)
         self.tiles: deque[Tile] = deque()
         self.gone: list[int] = []
         """Tiles that were dropped; for whoever has them on disk to take."""
         self._bytes = 0
+
+    def cover(self, window_segments: int) -> None:
+        """From now on of a window as long as this."""
+        self.every = -(-window_segments // MAX_TILES)
 
     def add(self, msn: int, jpeg: bytes) -> Tile | None:
         """The picture of segment `msn`; None where it needs none, or where this is no JPEG."""

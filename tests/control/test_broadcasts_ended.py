@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,14 +16,18 @@ from pool_double import JobDouble, PoolDouble
 from control import node as node_module
 from control.broadcast import Broadcast
 from control.broadcasts import Broadcasts
+from control.gate import Gate
 from control.keys import Grant
 from control.node import Node
 from control.planning import Planning
+from control.services import Services
 from control.session import Session
 from control.stream_settings import StreamSettings
 from ingest.ports import EndReason, PublishRequest
+from ingest.settings import LimitSettings
 from media.packet import Packet
 from media.track import Track
+from packager.archive import Archive
 from packager.settings import PackagerSettings
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
@@ -109,6 +114,40 @@ async def test_a_broadcast_waits_for_all_that_were_before_it(sources: tuple[Trac
     assert not third.presentation.ended
     session.close(EndReason.FINISHED)
     await bench.broadcasts.finished()
+
+
+async def test_what_is_kept_of_a_stream_goes_by_its_settings_and_with_the_stream(
+    services: Services, sources: tuple[Track, Track], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(keep_ended_s=10)
+    soon = asyncio.get_running_loop().call_soon_threadsafe
+    sizes = {"node_bytes": 10**12, "stream_bytes": 10**12, "min_free_bytes": 0}
+    bench.broadcasts.archive = archive = Archive(tmp_path / "dvr", soon, **sizes)
+    archive.root.mkdir()
+    gate = Gate(services.keys, bench.broadcasts, LimitSettings(), bench.planning.planner)
+    services.directory.on_change(gate.on_change)
+    stream = await services.streams.add("main", playback_id="p")
+    made = await services.keys.add(stream.id)
+    session = await gate.admit(PublishRequest("rtmp", made.key, "192.0.2.1", 1))
+    await feed(session, sources, 0, 5)
+    presentation = bench.broadcasts.presentation("p")
+    assert presentation is not None
+    assert presentation.keep_s == 0
+
+    await services.streams.change("main", {"dvr_window_s": 3600})
+    assert presentation.keep_s == 3600, "while it is on air"
+    await feed(session, sources, 5, 5)
+    session.close(EndReason.FINISHED)
+    await bench.broadcasts.finished()
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 3000)
+    bench.broadcasts.tick()
+    assert bench.broadcasts.presentation("p") is presentation, "to be watched for an hour"
+
+    await services.streams.remove("main")
+    bench.broadcasts.tick()
+    assert bench.broadcasts.presentation("p") is None
+    await asyncio.to_thread(archive.close)
+    assert not list(archive.root.iterdir())
 
 
 async def test_history_does_not_hold_the_media_of_what_is_no_longer_shown(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -257,5 +257,53 @@ def test_what_is_discarded_leaves_nothing(studio: SimpleNamespace, desk: Desk, t
     presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
     play(studio, presentation, desk)
     presentation.discard()
+    desk.settle()
+    assert list(tmp_path.iterdir()) == []
+
+
+def half(studio: SimpleNamespace, presentation: Presentation, desk: Desk, change: Callable[[], None]) -> None:
+    """Play, with a change in the middle."""
+    feeds = studio.long
+    presentation.declare([feed.rendition for feed in feeds])
+    script = list(studio.script(feeds, studio.cuts_of(feeds[0])))
+    for place, event in enumerate(script):
+        if place == len(script) // 2:
+            change()
+        studio.play(presentation, [event], end=False)
+        desk.settle()
+
+
+def test_a_rewind_window_can_come_while_on_air(studio: SimpleNamespace, desk: Desk) -> None:
+    presentation = Presentation("x", SETTINGS, archive=desk.archive)
+    half(studio, presentation, desk, lambda: presentation.rewind(3600))
+    listed = presentation.windows["source"].segments
+    assert 6 < len(listed) < 12, "those of before are not on disk, and leave when they leave the memory"
+    assert [s.stored for s in listed[-7:]] == [True] + [False] * 6
+    playlist(presentation)
+    assert load(desk.archive.root)[0].meta["dvr_window_s"] == 3600
+
+
+def test_a_rewind_window_can_go_while_on_air(studio: SimpleNamespace, desk: Desk, tmp_path: Path) -> None:
+    presentation = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+    half(studio, presentation, desk, lambda: presentation.rewind(0))
+    assert len(presentation.windows["source"].segments) == 6
+    playlist(presentation)
+    presentation.end()
+    assert presentation.keep_s == 0
+    presentation.discard()
+    desk.settle()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_to_go_when_the_server_went_goes_after_its_start(
+    studio: SimpleNamespace, desk: Desk, tmp_path: Path
+) -> None:
+    first = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=3600)
+    play(studio, first, desk)
+    (found,) = load(tmp_path)
+    later = Presentation("x", SETTINGS, archive=desk.archive, dvr_window_s=0)
+    later.recall(found)
+    assert later.stored("source", 0).exists(), "who watches it meanwhile is served"
+    later.discard()
     desk.settle()
     assert list(tmp_path.iterdir()) == []
