@@ -41,8 +41,9 @@ class Cuts:
         """Whether the current broadcast has a cut."""
         return not self._first_of_broadcast
 
-    def add(self, cut: Cut) -> Boundary:
-        """A cut that was decided upstream. Its index is its number, unless an earlier broadcast or `invent` took it."""
+    def add(self, cut: Cut, since: int | None = None) -> Boundary:
+        """A cut that was decided upstream. Its index is its number, unless an earlier broadcast or `invent` took it.
+        `since`: see `Boundary`."""
         last = self.last
         pts, discontinuity = cut.pts + ORIGIN_S * VIDEO_TIMESCALE, cut.discontinuity
         if self._first_of_broadcast:
@@ -52,7 +53,7 @@ class Cuts:
         assert last is not None
         if pts <= last.pts:  # video came back before a cut of our own
             pts, discontinuity = last.pts + 1, True
-        return self._append(last.msn + 1, pts, cut.wall_us, discontinuity)
+        return self._append(last.msn + 1, pts, cut.wall_us, discontinuity, since)
 
     def invent(self, length_s: int) -> Boundary:
         """A cut of our own, one nominal length after the last."""
@@ -72,10 +73,10 @@ class Cuts:
         """The next cut is the first of another broadcast, with a timeline of its own."""
         self._first_of_broadcast = True
 
-    def _append(self, msn: int, pts: int, wall_us: int, discontinuity: bool) -> Boundary:
+    def _append(self, msn: int, pts: int, wall_us: int, discontinuity: bool, since: int | None = None) -> Boundary:
         last = self.last
         count = (last.discontinuities if last else 0) + (1 if discontinuity else 0)
-        boundary = Boundary(msn, pts, wall_us, discontinuity, count)
+        boundary = Boundary(msn, pts, wall_us, discontinuity, count, since)
         self._known.append(boundary)
         if last is None:
             self.start_us = wall_us
@@ -95,6 +96,15 @@ class Cuts:
             if rescale(known.pts, VIDEO_TIMESCALE, timescale) <= pts:
                 return known
         return None
+
+    def nowhere(self, pts: int, timescale: int) -> bool:
+        """Whether `pts` lies where the publisher was away, or had come back and not made its first cut."""
+        for known in reversed(self._known):
+            if rescale(known.pts, VIDEO_TIMESCALE, timescale) <= pts:
+                return False
+            if known.since is not None and rescale(known.since, VIDEO_TIMESCALE, timescale) <= pts:
+                return True
+        return False
 
     def get(self, msn: int) -> Boundary | None:
         """The cut of that number, if it is still remembered."""

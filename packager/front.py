@@ -93,13 +93,15 @@ class Front:
         pts = rescale(packet.pts, packet.track.timescale, VIDEO_TIMESCALE) + _ORIGIN
         self._invent(last, pts - int(self._settings.audio_wait_s * VIDEO_TIMESCALE))
 
-    def cut(self, cut: Cut, audios: Iterable[Audio]) -> None:
-        """A cut is about to be added. Sound that went on since the last one gets those that video left out."""
+    def cut(self, cut: Cut, audios: Iterable[Audio]) -> int | None:
+        """A cut is about to be added. Sound that went on since the last one gets those that video left out. Where the
+        publisher was away before it: since when."""
         last = self._cuts.last
         heard = [rescale(a.held[-1].pts, a.held[-1].track.timescale, VIDEO_TIMESCALE) for a in audios if a.held]
         if last is not None and self._cuts.started and self._barrier is None and heard:
             self._invent(last, min(cut.pts, max(heard)) + _ORIGIN)
-        self._barrier = None
+        since, self._barrier = self._barrier, None
+        return since
 
     def _invent(self, last: Boundary, until: int) -> None:
         longest = int((self._settings.segment_s + MAX_STRETCH_S) * VIDEO_TIMESCALE)

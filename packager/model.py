@@ -24,18 +24,24 @@ class Boundary:
     discontinuity: bool
     discontinuities: int
     """How many cuts up to this one, itself included, are discontinuities."""
+    since: int | None = None
+    """Where, in 90 kHz, all ended that was before, if the publisher was away: what is shown between that and `pts`
+    belongs to no segment."""
 
 
 def absent_until(boundary: Boundary, following: Boundary | None, segment_s: int) -> int:
     """Where a segment ends of which there is nothing, in 90 kHz: at the next cut, where that is known and later.
 
-    Before a discontinuity it ends after a nominal length at most: the time without a publisher belongs to no segment,
-    and would take it over the target duration (RFC 8216bis 4.4.3.1).
+    Before a discontinuity it ends after a nominal length at most, and where everything ended: the time without a
+    publisher belongs to no segment, and would take it over the target duration (RFC 8216bis 4.4.3.1).
     """
     nominal = boundary.pts + segment_s * VIDEO_TIMESCALE
     if following is None or following.pts <= boundary.pts:
         return nominal
-    return min(nominal, following.pts) if following.discontinuity else following.pts
+    if not following.discontinuity:
+        return following.pts
+    ended = following.pts if following.since is None or following.since <= boundary.pts else following.since
+    return min(nominal, following.pts, ended)
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,8 +114,8 @@ class Presentation(Recorded):
 
     def cut(self, cut: Cut) -> None:
         """A segment starts at `cut`; called before the packets that belong to it."""
-        self._front.cut(cut, (audio for _, audio in self._audio))
-        self._cuts.add(cut)
+        since = self._front.cut(cut, (audio for _, audio in self._audio))
+        self._cuts.add(cut, since)
         for name in self._sleepers.asleep:
             self.shelves[name].fade(self._clock())
         self._pump()

@@ -55,7 +55,11 @@ class Video(Lane):
             if self.captions is None and self.rendition.passthrough:  # encoders of ours pass none on
                 self.captions = captions(packet.track.codec, packet.data)
             scale = packet.track.timescale
-            boundary = self._cuts.latest(packet.pts + ORIGIN_S * scale, scale, self.msn)
+            shown = packet.pts + ORIGIN_S * scale
+            if self._cuts.nowhere(shown, scale):
+                self.dropped_packets += 1
+                return self.lose() if self._current is not None else events
+            boundary = self._cuts.latest(shown, scale, self.msn)
             if boundary is not None:
                 events = self._start(boundary, packet)
         if self._current is None:
@@ -164,6 +168,9 @@ class Audio(Lane):
         half = packet.duration // 2
         scale = packet.track.timescale
         pts = packet.pts + ORIGIN_S * scale
+        if self._cuts.nowhere(pts + half, scale):
+            self.dropped_packets += 1
+            return
         boundary = self._cuts.latest(pts + half, scale, self.msn)
         if boundary is not None:
             events += self._begin(boundary, packet.track, pts, pts)
