@@ -199,9 +199,11 @@ class Entry:
             self.blocks[result] = found
         return found
 
-    def prepare_frames(self, now: float) -> Frames:
-        """Make `frames`: HEADERS and DATA."""
+    def prepare_frames(self, now: float) -> Frames | None:
+        """Make `frames`: HEADERS and DATA. None where the fields are too long for one frame."""
         block = self.block_for(now, b"HIT")
+        if len(block) > frames.DEFAULT_FRAME_BYTES:
+            return None
         first = frames.start(len(block), Kind.HEADERS, Flag.END_HEADERS)
         size = len(self.body)
         found: Frames

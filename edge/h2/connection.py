@@ -30,6 +30,12 @@ QUEUE_BYTES = 128 * 1024
 """Above this, a stream's reader waits: so much may lie between a flight and the viewer's window."""
 BURST_BYTES = 32 * 1024
 """Written at once, before the transport is asked whether it takes more."""
+MOST_PIECES = 64
+"""In the core's `out` while more requests are read: at most a megabyte, then the transport is asked."""
+MOST_UNSENT_BYTES = 4 * HIGH_WATER_BYTES
+"""Above this nothing is read. Who takes only bodies never gets there, for they wait in streams; answers without one
+wait for no window, and PING for nothing. Not from the high water on: who takes slowly must be heard when it asks for
+something else, or for no more of this."""
 GRACE_S = 0.5
 """After the first GOAWAY requests are still taken for so long: they may be on their way (RFC 9113 6.8)."""
 
@@ -166,7 +172,10 @@ class H2Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.closing_at:
             return
-        self.last = now = self._site.clock()
+        self.last = self._site.clock()
+        self._receive(data, self.last)
+
+    def _receive(self, data: bytes, now: float) -> None:
         self._inside = True
         self.core.receive(data, now)
         self._inside = False
@@ -182,10 +191,18 @@ class H2Connection(asyncio.Protocol):
         self.paused = False
         self._moved_at = self._site.clock()
         self._flush()
+        core = self.core
+        if core.held and self._transport is not None:
+            core.held = False
+            self._transport.resume_reading()
+            if not self.closing_at:
+                self._receive(b"", self._moved_at)
 
     # A core's handler.
 
     def on_head(self, stream: int, block: bytes, *, ended: bool) -> None:
+        if len(self.core.out) > MOST_PIECES:
+            self._flush()
         try:
             asked = self._reader.read(self.core.decoder, block)
         except Broken:
@@ -255,10 +272,11 @@ class H2Connection(asyncio.Protocol):
         if unsent != self._unsent:
             self._unsent, self._moved_at = unsent, now
         if self.closing_at:
-            if now >= self.closing_at:
+            late = now - self._moved_at > settings.stall_timeout_s or now - self.closing_at > settings.send_timeout_s
+            if now >= self.closing_at and (late or not unsent):
                 transport.abort()
             return
-        if core.frames != self._frames_at or not core.partial:
+        if core.frames != self._frames_at or not core.partial or core.held:
             self._frames_at, self._partial_at = core.frames, now
         if (unsent or core.sending) and now - self._moved_at > settings.stall_timeout_s:
             self._stats.slow_viewers += 1
@@ -267,7 +285,7 @@ class H2Connection(asyncio.Protocol):
             core.fail(Broken(Code.NO_ERROR, "A frame did not end.", "head_timeout"))
             self._leave_all()
             self._flush()
-        elif not core.streams and now - self.last > settings.idle_timeout_s:
+        elif not (core.streams or unsent) and now - self.last > settings.idle_timeout_s:
             core.go()
             self._flush()
         else:
@@ -329,6 +347,8 @@ class H2Connection(asyncio.Protocol):
         pieces = found.frames
         if pieces is None or now >= found.wire_until:
             pieces = found.prepare_frames(now)
+            if pieces is None:
+                return False
         name = frames.number(number)
         if isinstance(pieces, tuple):
             core.out.append(name.join(pieces))
@@ -361,6 +381,9 @@ class H2Connection(asyncio.Protocol):
                 break
             transport.write(core.take())
             self._moved_at = self._site.clock()
+            if self.paused and not core.held and transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
+                core.held = True
+                transport.pause_reading()
         if core.going and not core.streams and not self.closing_at:
             self.closing_at = self._site.clock() + LINGER_S
             transport.close()

@@ -69,6 +69,8 @@ class Core(Sender):
         self.going = False
         """GOAWAY was sent: no new requests."""
         self.failed = False
+        self.held = False
+        """Nothing is read on until this is False and `receive` is called again: answers wait to be taken."""
         self.frames = 0
         """Received and understood."""
         self._buffer = b""
@@ -103,7 +105,7 @@ class Core(Sender):
                 self._greeted = True
                 at = len(frames.PREFACE)
             size = len(buffer)
-            while size - at >= frames.HEADER_BYTES:
+            while size - at >= frames.HEADER_BYTES and not self.held:
                 length, kind, flags, stream = frames.read_header(buffer, at)
                 if length > frames.DEFAULT_FRAME_BYTES:
                     raise Broken(Code.FRAME_SIZE_ERROR, "A frame is too large.", "frame_too_large")
