@@ -189,14 +189,15 @@ class Connection(asyncio.Protocol):
         settings, transport = self._site.settings, self._transport
         if transport is None:
             return
-        if self.closing_at and not transport.get_write_buffer_size():
+        unsent = transport.get_write_buffer_size()
+        if unsent != self.unsent:
+            self.unsent, self.last = unsent, now
+        if self.closing_at and not unsent:
             if now >= self.closing_at:
                 transport.abort()
-        elif self.paused:
-            unsent = transport.get_write_buffer_size()
-            if unsent != self.unsent:
-                self.unsent, self.last = unsent, now
-            if now - self.last > settings.stall_timeout_s or now - self.paused_since > settings.send_timeout_s:
+        elif unsent or self.paused:
+            too_long = self.paused and now - self.paused_since > settings.send_timeout_s
+            if too_long or now - self.last > settings.stall_timeout_s:
                 self._stats.slow_viewers += 1
                 transport.abort()
         elif self.busy:

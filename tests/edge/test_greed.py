@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import pytest
 from edge_double import MakeEdge, OriginRequest, ScriptedOrigin, answer
 
 from edge import metrics
@@ -85,3 +86,31 @@ async def test_who_asks_for_everything_ahead_and_takes_nothing(make_edge: MakeEd
     assert edge.worker.stats.hit - served < 200, "answers wait for those before them to be taken"
     assert most < HIGH_WATER_BYTES + 2 * 60_000 + 4 * edge.worker.server.settings.max_head_bytes + 2**18
     assert (await edge.get("/live/a/s")).status == 200
+
+
+@pytest.mark.parametrize("leaves", ["stays", "half_closes"])
+async def test_who_asks_once_and_takes_nothing_is_cut(make_edge: MakeEdge, origin: ScriptedOrigin, leaves: str) -> None:
+    """What is left of one answer is less than the high water, so that nothing said pause: such a place was kept."""
+    edge = await make_edge(stall_timeout_s=1.0, idle_timeout_s=2.0)
+    origin.answers["/live/a/s"] = answer(200, bytes(HIGH_WATER_BYTES - 1000), KEPT)
+    await edge.get("/live/a/s")
+    await edge.until(lambda: not edge.worker.server.connections)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as greedy:
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        greedy.setblocking(False)
+        await loop.sock_connect(greedy, ("127.0.0.1", edge.worker.port))
+        await edge.until(lambda: len(edge.worker.server.connections) == 1)
+        [peer] = edge.worker.server.connections
+        peer._transport.get_extra_info("socket").setsockopt(  # type: ignore[attr-defined]
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+        )
+        await loop.sock_sendall(greedy, b"GET /live/a/s HTTP/1.1\r\nHost: x\r\n\r\n")
+        await edge.until(lambda: edge.worker.stats.hit == 1)
+        if leaves == "half_closes":
+            greedy.shutdown(socket.SHUT_WR)
+        assert peer._transport.get_write_buffer_size()  # type: ignore[attr-defined]
+        assert not peer.paused  # type: ignore[attr-defined]
+        async with asyncio.timeout(10):
+            await edge.until(lambda: not edge.worker.server.connections)
+    assert edge.worker.stats.slow_viewers == 1
