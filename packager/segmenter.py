@@ -67,6 +67,9 @@ class Video(Lane):
             return events
         if not self._fits(packet.track):
             self.dropped_packets += 1
+            scale = packet.track.timescale
+            if packet.pts + ORIGIN_S * scale < rescale(self._current.pts, VIDEO_TIMESCALE, scale):
+                return events  # of an encoder that hands over what it has left: the source is passed through meanwhile
             return events + self.lose()  # a new configuration without a cut: nothing can be said of it until one
         dts = packet.dts + self._shift
         if self._step:

@@ -9,8 +9,8 @@ URGENT_RETRY_US = 400_000
 RETRY_US = 1_000_000
 """An encoder that does not answer (ffmpeg's WHIP muxer does not) is asked no more often than this."""
 SLACK = 10
-"""An encoder with a keyframe interval of its own equal to ours gets 1/10 more before it is asked; not one that has
-answered before: a browser makes one unasked when it changes its size, and the next must not be late for the segment."""
+"""An encoder whose last two keyframes, unasked, show an interval of its own like ours gets 1/10 more before it is
+asked. Nobody else: a browser makes one when it changes its size, and the next must not be late for the segment."""
 
 
 class Pacer:
@@ -25,22 +25,22 @@ class Pacer:
         self._due_us: int | None = None
         self._asked_us: int | None = None
         self._answered = True
-        self._answers = False
-        """It has answered a request before."""
         self.requests = 0
         self.keyframes = 0
-        self.last_keyframe_us: int | None = None
+        self._unasked_us: int | None = None
+        """When the newest keyframe was made, if nobody had asked for it."""
 
-    def keyframe(self, now_us: int) -> None:
-        """A keyframe has arrived."""
+    def keyframe(self, now_us: int, late_us: int = 0) -> None:
+        """A keyframe has arrived, `late_us` later than pictures usually do: large ones take longer on the way."""
         self.keyframes += 1
-        self.last_keyframe_us = now_us
-        asked = self._asked_us
+        made, before, self._unasked_us = now_us - late_us, self._unasked_us, None
+        asked, interval, slack = self._asked_us, self._interval_us, self._interval_us // SLACK
         if asked is not None and not self._answered and now_us - asked <= ANSWER_WITHIN_US:
-            self._due_us = asked + self._interval_us
-            self._answers = True
+            self._due_us = asked + interval
         else:
-            self._due_us = now_us + self._interval_us + (0 if self._answers else self._interval_us // SLACK)
+            self._unasked_us = made
+            regular = before is not None and abs(made - before - interval) <= slack
+            self._due_us = made + interval + (slack if regular else 0)
         self._answered = True
 
     def wants(self, now_us: int, *, urgent: bool) -> bool:

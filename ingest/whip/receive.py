@@ -13,7 +13,7 @@ from ingest.timeline import Timeline
 from ingest.whip.aiortc_hooks import Tap, tap_receiver
 from ingest.whip.keyframes import Pacer
 from ingest.whip.lipsync import LipSync
-from ingest.whip.rtp import Frames, Jitter, Nacks, Piece, Reorder
+from ingest.whip.rtp import Frames, Jitter, Lateness, Nacks, Piece, Reorder
 from ingest.whip.sdp import Offer
 from ingest.whip.tracks import Audio, Coded, Video
 from media.clock import VIDEO_TIMESCALE, rescale
@@ -47,6 +47,7 @@ class Receive:
         self.video = Video(self._codecs.get(Kind.VIDEO, Codec.H264), self._sync, sets)
         self.audio = Audio(self._sync)
         self.pacer = Pacer(KEYFRAME_INTERVAL_US)
+        self._lateness = Lateness()
         self._video_receiver: RTCRtpReceiver | None = None
         self._ssrc: dict[Kind, int] = {}
         self._heard_us: int | None = None
@@ -142,8 +143,10 @@ class Receive:
         for frame in self._frames.push(piece, now_us):
             coded = self.video.frame(frame, now_us)
             if coded is not None:
+                stamp_us = rescale(coded.pts, VIDEO_TIMESCALE, 1_000_000)
+                late_us = self._lateness.of(stamp_us, now_us)
                 if coded.keyframe:
-                    self.pacer.keyframe(now_us)
+                    self.pacer.keyframe(now_us, late_us)
                 self._emit(coded, now_us)
 
     def _audio_piece(self, ssrc: int, piece: Piece) -> None:

@@ -20,6 +20,10 @@ NACK_TRIES = 8
 NACK_WINDOW = 500
 """Missing packets that are remembered at most; senders keep hardly more in their history."""
 
+FORGET = 1_000
+"""The quickest arrival is forgotten by a thousandth of the time that passes: clocks drift, by far less."""
+MOST_LATE_US = 2_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -199,6 +203,24 @@ class Jitter:
             off_us = abs(now_us - before_us - step * 1_000_000 / self._hz)
             self.value_us += (min(off_us, 1_000_000) - self.value_us) / 16
         self._last = timestamp, now_us
+
+
+class Lateness:
+    """By how much longer than the quickest one lately a frame took to arrive, in microseconds."""
+
+    def __init__(self) -> None:
+        self._least_us: int | None = None
+        self._at_us = 0
+
+    def of(self, stamp_us: int, now_us: int) -> int:
+        """For a frame with this time stamp, on any clock."""
+        took = now_us - stamp_us
+        forgotten = (now_us - self._at_us) // FORGET
+        self._at_us = now_us
+        if self._least_us is None or took - self._least_us > MOST_LATE_US:  # the stamps began anew
+            self._least_us = took
+        self._least_us = min(took, self._least_us + forgotten)
+        return took - self._least_us
 
 
 class Nacks:

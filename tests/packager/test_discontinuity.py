@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 from types import SimpleNamespace
 
+from encoded import avc_track
+
+from media.cut import Cut
+from media.packet import Packet
+from media.rendition import Rendition
+from media.track import Codec, Kind, Track
 from packager import render
 from packager.cmaf import read
+from packager.cuts import Cuts
+from packager.grid import Grid
 from packager.hls import lint, parse
 from packager.hls.media_lint import Tape
+from packager.lane import Event, Made, Opened
 from packager.presentation import Presentation
+from packager.segmenter import Video
 from packager.settings import PackagerSettings
 
 
@@ -44,3 +55,27 @@ def test_reordered_frames_are_squeezed_in_and_still_shown_in_time(studio: Simple
         assert segment is not None
         parts = list(zip(tag.parts, (p.data for p in segment.parts), strict=True)) if tag.parts else []
         assert tape.segment(tag, b"".join(p.data for p in segment.parts), parts) == []
+
+
+def test_what_an_encoder_hands_over_late_takes_nothing_from_the_source_that_is_passed_through() -> None:
+    """The source was encoded, and is passed through from a cut on; the worker lags behind. Its last pictures made the
+    lane wait for a cut that fits them: all but one picture of the segment were lost."""
+    cuts = Cuts()
+    cuts.add(Cut(0, 0, 0))
+    source = Rendition("source", Kind.VIDEO, Codec.H264, passthrough=False)
+    lane = Video(source, cuts, Grid(Fraction(1, 2), Fraction(53, 100), 2), "e", -1)
+    encoded, passed = avc_track(), avc_track(width=320, height=192)
+
+    def write(track: Track, first: int, last: int) -> list[Event]:
+        return [
+            event
+            for n in range(first, last)
+            for event in lane.write(Packet(track, n * 3600, n * 3600, 3600, n % 50 == 0, b"\0\0\0\1\x65"))
+        ]
+
+    events = write(encoded, 0, 48)
+    cuts.add(Cut(1, 180_000, 2_000_000, discontinuity=True))
+    events += write(passed, 50, 51) + write(encoded, 48, 50) + write(passed, 51, 100) + lane.end()
+    assert [event.boundary.msn for event in events if isinstance(event, Opened)] == [0, 1]
+    assert sum(event.part.samples for event in events if isinstance(event, Made)) == 48 + 50
+    assert lane.dropped_packets == 2

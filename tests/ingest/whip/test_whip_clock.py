@@ -9,6 +9,7 @@ import pytest
 
 from ingest.whip.keyframes import Pacer
 from ingest.whip.lipsync import LipSync
+from ingest.whip.rtp import Lateness
 from media.track import Kind
 
 MS = 1000
@@ -126,12 +127,24 @@ def test_an_encoder_that_only_answers_keeps_the_grid() -> None:
     assert all(abs(step - 2 * S) <= 20 * MS for step in steps)
 
 
-def test_after_a_keyframe_unasked_the_next_is_not_late() -> None:
-    """A browser makes one when its picture changes its size."""
+@pytest.mark.parametrize("answers_us", [None, 300 * MS])
+def test_after_a_keyframe_unasked_the_next_is_not_late(answers_us: int | None) -> None:
+    """A browser makes one when its picture changes its size, whether it was ever asked or not."""
     pacer = Pacer(2 * S)
-    run(pacer, 10, None, 300 * MS)
-    pacer.keyframe(11 * S)
-    assert pacer.wants(13 * S, urgent=False)
+    run(pacer, 10, None if answers_us else 1 * S, answers_us)
+    pacer.keyframe(10 * S + 900 * MS, 400 * MS)
+    assert not pacer.wants(12 * S + 500 * MS - 1, urgent=False)
+    assert pacer.wants(12 * S + 500 * MS, urgent=False)
+
+
+def test_a_large_frame_is_late_by_what_it_took_longer() -> None:
+    lateness, draw = Lateness(), random.Random(3)
+    for number in range(300):
+        stamp = number * 33 * MS
+        assert lateness.of(stamp + 7 * S, stamp + draw.choice((50, 50, 60)) * MS) <= 11 * MS
+    stamp = 300 * 33 * MS
+    assert 398 * MS <= lateness.of(stamp + 7 * S, stamp + 450 * MS) <= 400 * MS
+    assert lateness.of(stamp - 3600 * S, stamp + 500 * MS) == 0, "stamps that began anew"
 
 
 def test_an_encoder_with_a_good_interval_is_left_alone() -> None:
