@@ -118,7 +118,7 @@ async def open_pipe(make_edge: MakeEdge, origin: ScriptedOrigin) -> Callable[...
 
 
 async def test_thousands_of_answers_in_one_turn_do_not_pile_up(open_pipe: Callable[..., Any]) -> None:
-    """Windows are the viewer's to open: 256 kB of requests were 150 MB of answers, joined."""
+    """Windows are the viewer's to open: 256 kB of requests were 300 MB of answers, joined."""
     _, peer, pipe = await open_pipe()
     asking = b"".join(ask(number) for number in range(3, 8001, 2))
     peer.data_received(asking[:READ_BYTES])
