@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from typing import TYPE_CHECKING, cast
 
 from edge import entry, request
@@ -34,6 +35,8 @@ make the kernel reset it, and the viewer would lose the answer (RFC 9112 9.6).""
 DRAIN_IDLE_S = 0.3
 """When draining, a connection that was silent for so long is closed; before, a request may be on its way."""
 
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""For SO_LINGER, socket(7)."""
 _CHUNKED: Fields = ((b"transfer-encoding", b"chunked"),)
 _CLOSE: Fields = ((b"connection", b"close"),)
 
@@ -57,6 +60,7 @@ class Connection(asyncio.Protocol):
         "_site",
         "_stats",
         "_transport",
+        "_unframed",
         "address",
         "busy",
         "closing_at",
@@ -86,6 +90,8 @@ class Connection(asyncio.Protocol):
         self._said: request.Fields | None = None
         """The header lines of the last request: mostly those of the next, too."""
         self._chunked = False
+        self._unframed = False
+        """The end of the connection is the end of the body."""
         self.reader: Reader | None = None
         self.busy = False
         """An answer is awaited or being written."""
@@ -199,7 +205,7 @@ class Connection(asyncio.Protocol):
             too_long = self.paused and now - self.paused_since > settings.send_timeout_s
             if too_long or now - self.last > settings.stall_timeout_s:
                 self._stats.slow_viewers += 1
-                transport.abort()
+                self._cut()
         elif self.busy:
             return
         elif self._buffer:
@@ -285,7 +291,7 @@ class Connection(asyncio.Protocol):
             return
         if self.reader is not None:
             self.reader.leave()
-            self._transport.abort()  # in the middle of another answer there is no place for this one
+            self._cut()  # in the middle of another answer there is no place for this one
             return
         self._keep_alive = False
         if self._log is not None:
@@ -338,7 +344,7 @@ class Connection(asyncio.Protocol):
         elif self._chunked:
             more = _CHUNKED
         else:
-            self._keep_alive = False  # HTTP/1.0: the end of the connection is the end of the body
+            self._unframed, self._keep_alive = True, False  # HTTP/1.0
             more = ()
         head = entry.head_bytes(status, fields, more, self._closing())
         self._stats.bytes_sent += len(head)
@@ -360,8 +366,21 @@ class Connection(asyncio.Protocol):
         self._done()
 
     def abort(self) -> None:
-        if self._transport is not None:
+        if self._unframed:
+            self._cut()
+        elif self._transport is not None:
             self._transport.close()
+
+    def _cut(self) -> None:
+        """End at once."""
+        transport = self._transport
+        if transport is None:
+            return
+        sock = transport.get_extra_info("socket")
+        if self._unframed and sock is not None:
+            # An ordinary end would look like that of the body: let the kernel reset the connection.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        transport.abort()
 
     def _closing(self) -> Fields:
         return () if self._keep_alive else _CLOSE

@@ -253,6 +253,7 @@ class Entry:
         )
         fields += ((b"content-encoding", coding.encode("ascii")),)
         self.packed[coding] = variant = Entry(self.key, self.status, fields, body, now=self.made_at, age=self.age)
+        variant.fetched_s = self.fetched_s
         return variant
 
     def _sync(self, other: Entry) -> None:

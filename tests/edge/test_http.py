@@ -306,3 +306,39 @@ async def test_viewers_are_counted_once_each(warm: Edge) -> None:
             await viewer.ask("/live/a/s", user_agent=agent)
     seen = warm.worker.viewers.snapshot()
     assert len(seen["a"]) == 3  # "one", "two", and the fixture's, which names no player
+
+
+async def test_a_body_that_breaks_off_does_not_look_whole(edge: Edge, origin: ScriptedOrigin) -> None:
+    """Over HTTP/1.0 the end of the connection is the end of a body of unknown length: a proxy would have kept it."""
+
+    async def breaks_off(request: object, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await writer.drain()
+        await gate.wait()
+        writer.close()
+
+    for version in (b"1.0", b"1.1"):
+        gate = asyncio.Event()
+        origin.answers["/live/a/s"] = breaks_off
+        viewer = await edge.connect()
+        viewer.writer.write(b"GET /live/a/s HTTP/%b\r\nHost: x\r\n\r\n" % version)
+        head = await viewer.head()
+        assert ("transfer-encoding" in head.headers) == (version == b"1.1")
+        assert await (viewer.reader.readexactly(3) if version == b"1.0" else viewer.chunk()) == b"one"
+        gate.set()
+        if version == b"1.0":
+            with pytest.raises(ConnectionResetError):
+                await viewer.reader.read()
+        else:
+            assert await viewer.reader.read() == b""
+
+
+async def test_packed_answers_say_what_the_origin_took(edge: Edge, origin: ScriptedOrigin) -> None:
+    kind = {"cache-control": "max-age=60", "content-type": "text/plain"}
+    origin.answers["/live/a/p"] = answer(200, b"again and again " * 100, kind)
+    reply = await edge.get("/live/a/p", accept_encoding="gzip")
+    assert reply.headers["content-encoding"] == "gzip"
+    [entry] = edge.worker.cache.entries.values()
+    entry.fetched_s = 0.05
+    entry.packed.clear()
+    assert b"origin;dur=50.0" in entry.squeezed("gzip").head(0.0, b"MISS")
