@@ -79,10 +79,10 @@ _TOKEN = re.compile(r"/t/([A-Za-z0-9_-][A-Za-z0-9_.-]*)/")
 class Heads:
     """Parses request heads, remembering. `short` is the short path."""
 
-    __slots__ = ("_blocks", "_judged", "_lines", "_max_target", "_once", "_plain", "_targets")
+    __slots__ = ("_blocks", "_judged", "_lines", "_max_head", "_max_target", "_once", "_plain", "_targets")
 
-    def __init__(self, query_keys: frozenset[str], max_target: int) -> None:
-        self._max_target = max_target
+    def __init__(self, query_keys: frozenset[str], max_target: int, max_head: int) -> None:
+        self._max_target, self._max_head = max_target, max_head
         self._plain: Memo[bytes, tuple[str, Target]] = Memo()
         """Cache key and target by request line, of those that the short path can answer."""
         self._blocks: Memo[bytes, Fields] = Memo()
@@ -108,8 +108,8 @@ class Heads:
         said = self._blocks[block]
         if said is not None:
             return (found[0], said.coding, said) if said.ordinary else None
-        if self._seen(block):
-            return None  # `parse` remembers it
+        if len(head) > self._max_head or self._seen(block):
+            return None  # too long, or `parse` remembers it
         coding = self._scan(block)
         return None if coding is None else (found[0], coding, last)
 

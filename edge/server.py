@@ -83,8 +83,8 @@ class Server:
         access: Access | None = None,
     ) -> None:
         self.settings, self.site, self.stats, self.viewers = settings, site, stats, viewers
-        self.heads = Heads(frozenset(settings.query_keys), settings.max_target_bytes)
         keys = frozenset(settings.query_keys)
+        self.heads = Heads(keys, settings.max_target_bytes, settings.max_head_bytes)
         self.blocks = h2_request.Reader(keys, settings.max_target_bytes, settings.max_head_bytes)
         self.log, self.access = log, access
         self.connections: set[Peer] = set()

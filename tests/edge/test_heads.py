@@ -49,7 +49,7 @@ line = st.one_of(st.sampled_from(LINES), st.binary(max_size=12), st.sampled_from
 
 
 def heads() -> Heads:
-    return Heads(frozenset({"_HLS_msn"}), 4096)
+    return Heads(frozenset({"_HLS_msn"}), 4096, 16_384)
 
 
 @settings(max_examples=1500, deadline=None)
@@ -118,3 +118,13 @@ async def test_a_viewer_with_a_head_of_its_own_takes_the_short_path(
         for number, viewer in enumerate(viewers):
             assert (await viewer.ask("/live/a/s", cookie=f"own={number}")).body == b"x"
     assert len(long_way) == 3, "only each viewer's first request, which counts it"
+
+
+async def test_a_head_is_as_long_as_it_may_be_on_every_way(make_edge: MakeEdge, origin: ScriptedOrigin) -> None:
+    """What one viewer asked for before, another got with a head of any length, the first time."""
+    edge: Edge = await make_edge(max_head_bytes=1000)
+    origin.answers["/live/a/s"] = answer(200, b"x", {"cache-control": "max-age=60"})
+    viewer = await edge.connect()
+    assert (await viewer.ask("/live/a/s", cookie="short")).status == 200
+    assert (await viewer.ask("/live/a/s", cookie="y" * 900)).status == 200
+    assert (await viewer.ask("/live/a/s", cookie="y" * 1000)).status == 431
