@@ -15,6 +15,9 @@ SKIP_UNTIL_TARGETS = 6
 PARTS_TARGETS = 3
 """Parts are listed for segments within this many target durations of the live edge."""
 
+SPELLED_OUT = 2
+"""Segments, the one in the making included: longer than a player that was not told in time waits to ask again."""
+
 VERSION = 6
 """EXT-X-MAP in a playlist that is not I-frames only."""
 VERSION_SKIP = 9
@@ -168,7 +171,14 @@ def skips(window: Window) -> bool:
 
 
 def skippable(shown: Sequence[Segment], target_s: int) -> int:
-    """How many segments lie before the Skip Boundary, counted from the end of the last segment (6.2.5.1)."""
+    """How many segments lie before the Skip Boundary, counted from the end of the last segment (6.2.5.1).
+
+    None right behind a discontinuity, where the whole playlist is the answer, as it may always be: hls.js up to 1.5
+    learns of a segment from its hint, takes the discontinuity before it for an error of the delta update, plays on as
+    if there were none, and may stand still for good.
+    """
+    if any(segment.boundary.discontinuity for segment in shown[-SPELLED_OUT:]):
+        return 0
     boundary = Fraction(SKIP_UNTIL_TARGETS * target_s)
     length = Fraction(0)
     for count, segment in enumerate(reversed(shown)):

@@ -79,3 +79,24 @@ def test_what_an_encoder_hands_over_late_takes_nothing_from_the_source_that_is_p
     assert [event.boundary.msn for event in events if isinstance(event, Opened)] == [0, 1]
     assert sum(event.part.samples for event in events if isinstance(event, Made)) == 48 + 50
     assert lane.dropped_packets == 2
+
+
+def test_a_discontinuity_is_told_in_whole_playlists(studio: SimpleNamespace) -> None:
+    """hls.js 1.5 puts a delta update that brings one right by what the hint before it had said: no discontinuity."""
+    feeds = studio.long
+    presentation = Presentation("x", PackagerSettings(window_segments=40))
+    presentation.declare([feed.rendition for feed in feeds])
+    script = studio.script(feeds, studio.cuts_of(feeds[0]))
+    studio.play(presentation, script)
+    presentation.restart()
+    skipped: dict[int, set[bool]] = {}
+    for event in script:
+        studio.play(presentation, [event], end=False)
+        window = presentation.windows["source"]
+        found = parse.parse(render.media_playlist(presentation, window, delta=True))
+        assert isinstance(found, parse.MediaPlaylist)
+        if window.shown and window.shown[-1].parts:
+            skipped.setdefault(window.shown[-1].msn, set()).add(found.skipped > 0)
+    anew = next(msn for msn in sorted(skipped) if msn > 16)
+    assert skipped[anew] == skipped[anew + 1] == {False}
+    assert skipped[anew + 2] == {True}
