@@ -43,6 +43,8 @@ class Report:
     cancelled_hints: int = 0
     unseen_segments: int = 0
     ended: bool = False
+    followed: list[str] = field(default_factory=list)
+    """Media playlists, in the order in which they were found."""
     found: dict[tuple[str, str, str], Found] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
@@ -65,7 +67,7 @@ class Report:
         numbers = {
             name: getattr(self, name)
             for name in ("url", "requests", "bytes", "playlists", "deltas", "segments", "parts", "cancelled_hints",
-                         "unseen_segments", "ended")
+                         "unseen_segments", "ended", "followed")
         }  # fmt: skip
         violations = [
             {"where": f.where, "rule": f.rule, "must": f.must, "text": f.text, "first_s": f.first_s, "count": f.count}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 
 from packager.hls.parse import MediaPlaylist, Multivariant, SegmentTag
@@ -19,6 +19,9 @@ ROUNDING = Decimal("0.001")
 """Seconds by which a sum of rounded durations may be off."""
 CLOCK_SLACK = timedelta(milliseconds=25)
 """By how much EXT-X-PROGRAM-DATE-TIME may differ from the running sum of durations."""
+
+APART = timedelta(milliseconds=500)
+"""By how much segments of one number may lie apart in renditions that are cut alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +247,12 @@ def compare(playlists: Mapping[str, MediaPlaylist]) -> list[Violation]:
     notes.must(len({p.target for p in live}) <= 1, "6.2.4", "target durations differ")
     notes.must(len({tuple(sorted(p.control.items())) for p in live}) <= 1, "6.2.4", "EXT-X-SERVER-CONTROL differs")
     numbers: dict[int, int] = {}
+    dates: dict[int, datetime] = {}
     for name, playlist in playlists.items():
         for segment in playlist.segments:
+            if segment.date_time is not None and not segment.gap:
+                off = abs(dates.setdefault(segment.msn, segment.date_time) - segment.date_time)
+                notes.should(off <= APART, "6.2.4", f"{name}: segment {segment.msn} is {off} from that of others")
             said = numbers.setdefault(segment.msn, segment.discontinuities)
             notes.must(
                 said == segment.discontinuities,

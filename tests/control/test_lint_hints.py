@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from control.lint import Follower
+from control.lint_follower import Follower
 from control.lint_report import Client, Report
 from packager.hls import parse
 
@@ -41,10 +41,14 @@ def media(text: str) -> parse.MediaPlaylist:
     return found
 
 
+async def always(_: str) -> bool:
+    return True
+
+
 @pytest.mark.parametrize(("hinted", "asked"), [(503, 2), (404, 2), (200, 1)])
 async def test_a_hint_that_came_to_nothing_is_asked_for_again_when_it_is_listed(hinted: int, asked: int) -> None:
     client = Scripted(hinted, 200, 200)
-    follower = Follower("http://x/media.m3u8", "media", client, Report("http://x/media.m3u8"))
+    follower = Follower("http://x/media.m3u8", "media", client, Report("http://x/media.m3u8"), always)
     async with asyncio.TaskGroup() as group:
         await follower._news(media(HINTED), group)
         await follower._parts["1.0.m4s"]

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from live_server import Server, ended
+from live_server import Server, ended, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -49,6 +49,27 @@ def test_our_own_stream_keeps_every_rule_through_a_reconnect(shared_server: Serv
     assert report["parts"] > 30
     assert report["deltas"] > 5
     assert report["segments"] > 8
+
+
+def test_renditions_that_come_and_go_with_the_ladder_are_followed(shared_server: Server) -> None:
+    made = shared_server.add("ladders", ladder=["none"])
+    url = f"{shared_server.edge}/live/ladders/index.m3u8"
+    results: list[tuple[int, dict]] = []
+    worker = threading.Thread(target=lambda: results.append(lint(url, 30)))
+    larger = (argument.replace("320x180", "640x360") for argument in SOURCE)
+    with ended(shared_server.push(made["urls"]["rtmp"], *larger)):
+        shared_server.wait_on_air("ladders")
+        worker.start()
+        shared_server.cli("stream", "set", "ladders", "ladder=240p")
+        wait_for(lambda: "240p" in shared_server.playlist("/live/ladders/index.m3u8"), 20, "the rung is there")
+        shared_server.wait_on_air("ladders")
+        worker.join(12)
+        shared_server.cli("stream", "set", "ladders", "ladder=none")
+        wait_for(lambda: "240p" not in shared_server.playlist("/live/ladders/index.m3u8"), 20, "the rung is gone")
+        worker.join()
+    ((status, report),) = results
+    assert (status, [v for v in report["violations"] if v["must"]]) == (0, [])
+    assert "240p/media.m3u8" in report["followed"]
 
 
 @pytest.fixture
