@@ -43,6 +43,12 @@ class Pacer:
             self._due_us = made + interval + (slack if regular else 0)
         self._answered = True
 
+    def hasten(self, by_us: int) -> None:
+        """The newest keyframe was made earlier than was thought: those behind it took so much less on the way."""
+        if self._due_us is not None and self._unasked_us is not None:
+            self._due_us -= by_us
+            self._unasked_us -= by_us
+
     def wants(self, now_us: int, *, urgent: bool) -> bool:
         """True if a request is to be sent now. `urgent`: nothing can be shown before the next keyframe."""
         if urgent:

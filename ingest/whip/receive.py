@@ -144,7 +144,8 @@ class Receive:
             coded = self.video.frame(frame, now_us)
             if coded is not None:
                 stamp_us = rescale(coded.pts, VIDEO_TIMESCALE, 1_000_000)
-                late_us = self._lateness.of(stamp_us, now_us)
+                late_us, others_us = self._lateness.of(stamp_us, now_us)
+                self.pacer.hasten(others_us)
                 if coded.keyframe:
                     self.pacer.keyframe(now_us, late_us)
                 self._emit(coded, now_us)

@@ -212,15 +212,17 @@ class Lateness:
         self._least_us: int | None = None
         self._at_us = 0
 
-    def of(self, stamp_us: int, now_us: int) -> int:
-        """For a frame with this time stamp, on any clock."""
-        took = now_us - stamp_us
-        forgotten = (now_us - self._at_us) // FORGET
+    def of(self, stamp_us: int, now_us: int) -> tuple[int, int]:
+        """For a frame with this time stamp, on any clock: how late it is, and how much later than was thought all
+        were that came before it."""
+        took, waited = now_us - stamp_us, now_us - self._at_us
         self._at_us = now_us
-        if self._least_us is None or took - self._least_us > MOST_LATE_US:  # the stamps began anew
+        if self._least_us is None or took - self._least_us > MOST_LATE_US:  # the first, or the stamps began anew
             self._least_us = took
-        self._least_us = min(took, self._least_us + forgotten)
-        return took - self._least_us
+            return 0, 0
+        thought = self._least_us + waited // FORGET
+        self._least_us = min(took, thought)
+        return took - self._least_us, max(0, thought - took)
 
 
 class Nacks:

@@ -141,10 +141,23 @@ def test_a_large_frame_is_late_by_what_it_took_longer() -> None:
     lateness, draw = Lateness(), random.Random(3)
     for number in range(300):
         stamp = number * 33 * MS
-        assert lateness.of(stamp + 7 * S, stamp + draw.choice((50, 50, 60)) * MS) <= 11 * MS
+        assert lateness.of(stamp + 7 * S, stamp + draw.choice((50, 50, 60)) * MS)[0] <= 11 * MS
     stamp = 300 * 33 * MS
-    assert 398 * MS <= lateness.of(stamp + 7 * S, stamp + 450 * MS) <= 400 * MS
-    assert lateness.of(stamp - 3600 * S, stamp + 500 * MS) == 0, "stamps that began anew"
+    assert 398 * MS <= lateness.of(stamp + 7 * S, stamp + 450 * MS)[0] <= 400 * MS
+    assert lateness.of(stamp - 3600 * S, stamp + 500 * MS) == (0, 0), "stamps that began anew"
+
+
+def test_the_first_keyframe_was_as_late_as_those_behind_it_tell() -> None:
+    """A session begins with a large one, on a road that is not known yet."""
+    lateness, pacer = Lateness(), Pacer(2 * S)
+    for number in range(40):
+        stamp = number * 33 * MS
+        late_us, others_us = lateness.of(stamp, stamp + (450 if number < 3 else 50) * MS)
+        pacer.hasten(others_us)
+        if number == 0:
+            pacer.keyframe(450 * MS, late_us)
+    assert not pacer.wants(2040 * MS, urgent=False)
+    assert pacer.wants(2050 * MS, urgent=False)
 
 
 def test_an_encoder_with_a_good_interval_is_left_alone() -> None:
