@@ -1,0 +1,76 @@
+"""A reader of our own that follows every version of an MPD: what a Period offers stays as it is through all of them."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+from packager import render
+from packager.presentation import Presentation
+
+NS = {"d": "urn:mpeg:dash:schema:mpd:2011"}
+CONTINUITY = "urn:mpeg:dash:period-continuity:2015"
+
+
+class Reader:
+    """Keeps what each Period said first, and compares."""
+
+    def __init__(self, shown: Presentation) -> None:
+        self.shown = shown
+        self.offers: dict[str, dict[str, str]] = {}
+        """Period → representation → CMAF header."""
+        self.starts: dict[str, str] = {}
+        self.times: dict[tuple[str, int], tuple[str, int]] = {}
+        """(representation, number) → (Period, start in ticks)."""
+        self.newest: ET.Element | None = None
+        self.version = -1
+
+    def look(self) -> None:
+        if self.shown.version == self.version or not self.shown.ready:
+            return
+        self.version = self.shown.version
+        root = self.newest = ET.fromstring(render.mpd(self.shown))
+        ids = [period.attrib["id"] for period in root.iterfind("d:Period", NS)]
+        assert len(ids) == len(set(ids))
+        for place, period in enumerate(root.iterfind("d:Period", NS)):
+            self._period(period, oldest=place == 0, newest=place == len(ids) - 1)
+
+    def _period(self, period: ET.Element, *, oldest: bool, newest: bool) -> None:
+        name = period.attrib["id"]
+        if not self.shown.ended:
+            assert self.starts.setdefault(name, period.attrib["start"]) == period.attrib["start"]
+        found = {}
+        for part in period.iterfind("d:AdaptationSet/d:Representation", NS):
+            template = part.find("d:SegmentTemplate", NS)
+            assert template is not None
+            found[part.attrib["id"]] = template.attrib["initialization"]
+            self._timeline(name, part.attrib["id"], template)
+        first = self.offers.setdefault(name, found)
+        # Of the oldest Period a rendition may have left the window; nothing ever comes to any.
+        assert found.items() <= first.items()
+        assert oldest or found == first, name
+
+    def _timeline(self, period: str, representation: str, template: ET.Element) -> None:
+        number, time = int(template.attrib["startNumber"]), 0
+        entries = template.findall("d:SegmentTimeline/d:S", NS)
+        assert entries
+        for entry in entries:
+            time = int(entry.get("t", time))
+            for _ in range(int(entry.get("r", 0)) + 1):
+                assert self.times.setdefault((representation, number), (period, time)) == (period, time)
+                shelf = self.shown.shelves[representation]
+                segment = shelf.segment(number)
+                if segment is None:  # of a rendition that is late, where a Period begins: it is foretold
+                    assert number == int(template.attrib["startNumber"])
+                    assert number > self.shown.windows[representation].last_part[0]
+                else:
+                    assert not segment.gap
+                number, time = number + 1, time + int(entry.attrib["d"])
+
+    def continuous(self) -> list[tuple[str, str]]:
+        """(Period, the one before) wherever an AdaptationSet goes on."""
+        assert self.newest is not None
+        return [
+            (period.attrib["id"], said.attrib["value"])
+            for period in self.newest.iterfind("d:Period", NS)
+            for said in period.iterfind(f"d:AdaptationSet/d:SupplementalProperty[@schemeIdUri='{CONTINUITY}']", NS)
+        ]
