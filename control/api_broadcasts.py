@@ -11,6 +11,14 @@ from fastapi import APIRouter, Path
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from control.api_answers import (
+    BroadcastAnswer,
+    EventAnswer,
+    HardwareAnswer,
+    OneBroadcast,
+    StoppedBroadcast,
+    says,
+)
 from control.ports import Node
 from media.errors import Refused
 from packager.events import MAX_MESSAGE
@@ -52,12 +60,12 @@ def broadcasts_router(node: Node) -> APIRouter:
     """The routes about broadcasts and hardware. The caller guards them with the admin token."""
     router = APIRouter(prefix="/v1")
 
-    @router.get("/broadcasts", tags=["broadcasts"])
+    @router.get("/broadcasts", tags=["broadcasts"], **says(list[BroadcastAnswer]))
     async def broadcasts() -> list[Mapping[str, Any]]:
         """Broadcasts on air first, then the recent past, newest first."""
         return list(node.broadcasts())
 
-    @router.get("/broadcasts/{broadcast_id}", tags=["broadcasts"])
+    @router.get("/broadcasts/{broadcast_id}", tags=["broadcasts"], **says(OneBroadcast))
     async def broadcast(broadcast_id: Id) -> Mapping[str, Any]:
         """One broadcast: source, health with its history, renditions, transcoding."""
         return _found(node, broadcast_id)
@@ -69,7 +77,7 @@ def broadcasts_router(node: Node) -> APIRouter:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_events(node, broadcast_id), media_type="text/event-stream", headers=headers)
 
-    @router.post("/broadcasts/{broadcast_id}/events", tags=["broadcasts"], status_code=201)
+    @router.post("/broadcasts/{broadcast_id}/events", tags=["broadcasts"], status_code=201, **says(EventAnswer, 201))
     async def announce(broadcast_id: Id, event: EventBody) -> Mapping[str, Any]:
         """Put a timed event into the stream at this instant: players get it as EXT-X-DATERANGE and as `emsg`."""
         found = node.announce(
@@ -79,14 +87,14 @@ def broadcasts_router(node: Node) -> APIRouter:
             raise _unknown(broadcast_id)
         return found
 
-    @router.post("/broadcasts/{broadcast_id}/stop", tags=["broadcasts"])
+    @router.post("/broadcasts/{broadcast_id}/stop", tags=["broadcasts"], **says(StoppedBroadcast))
     async def stop(broadcast_id: Id) -> dict[str, Any]:
         """End a broadcast; its publisher is told."""
         if not await node.stop_broadcast(broadcast_id):
             raise _unknown(broadcast_id)
         return {"id": broadcast_id, "stopped": True}
 
-    @router.get("/hardware", tags=["server"])
+    @router.get("/hardware", tags=["server"], **says(HardwareAnswer))
     async def hardware() -> dict[str, Any]:
         """Encoders and devices, each tried on this machine; and the workers of other machines."""
         found = node.hardware()

@@ -7,6 +7,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from control.api_answers import (
+    AddedKey,
+    AddedStream,
+    AuditAnswer,
+    KeyAnswer,
+    OneStream,
+    RemovedStream,
+    RotatedKey,
+    StreamAnswer,
+    TokenAnswer,
+    says,
+)
 from control.operations import LONGEST_S, Operations
 from control.stream_settings import NO_CONTROLS
 
@@ -61,78 +73,69 @@ def streams_router(operations: Operations) -> APIRouter:
     _add_streams(router, operations)
     _add_keys(router, operations)
 
-    @router.get("/audit", tags=["keys"])
+    @router.get("/audit", tags=["keys"], **says(list[AuditAnswer]))
     async def audit(
         name: Annotated[str | None, Query(description="Only of this stream.")] = None,
         limit: Annotated[int, Query(ge=1, le=10_000, description="The newest so many.")] = 100,
     ) -> list[Answer]:
-        """What happened to keys, newest first: made, used, refused, rotated, revoked, expired.
-
-        Each has `at`, `action`, `reason`, `stream_name`, `key_id`, `protocol` and `address`."""
+        """What happened to keys, newest first: made, used, refused, rotated, revoked, expired."""
         return await operations.audit(name, limit)
 
     return router
 
 
 def _add_streams(router: APIRouter, operations: Operations) -> None:
-    @router.get("/streams", tags=["streams"])
+    @router.get("/streams", tags=["streams"], **says(list[StreamAnswer]))
     async def streams() -> list[Answer]:
-        """Every stream: `name`, `playback_id`, `created_at`, `settings`, `live_keys` and `urls`."""
+        """Every stream."""
         return await operations.streams()
 
-    @router.post("/streams", tags=["streams"], status_code=201)
+    @router.post("/streams", tags=["streams"], status_code=201, **says(AddedStream, 201))
     async def add_stream(body: NewStream) -> Answer:
-        """Make a stream and its first key. The answer is the only time that the key is shown.
-
-        Beside what a stream has: `key`, `key_id`, `servers` (what goes into an encoder's field for the server, by
-        protocol), and complete `urls` (`rtmp`, `rtmps`, `srt`, `whip`, `watch`, `hls`, `dash`)."""
+        """Make a stream and its first key. The answer is the only time that the key is shown."""
         return await operations.add_stream(body.name, body.playback_id, body.settings)
 
-    @router.get("/streams/{name}", tags=["streams"])
+    @router.get("/streams/{name}", tags=["streams"], **says(OneStream))
     async def stream(name: Name) -> Answer:
         """One stream with its settings, URLs and keys (never the keys themselves)."""
         return await operations.stream(name)
 
-    @router.patch("/streams/{name}", tags=["streams"])
+    @router.patch("/streams/{name}", tags=["streams"], **says(StreamAnswer))
     async def change_stream(name: Name, body: StreamChange) -> Answer:
-        """Change settings. Ladder, audio tracks and reconnect window hold on air too, the rest from the stream's next
-        publication on."""
+        """Change settings. Ladder, audio tracks, reconnect and rewind window hold on air too, the rest from the
+        stream's next publication on."""
         return await operations.change_stream(name, body.settings)
 
-    @router.delete("/streams/{name}", tags=["streams"])
+    @router.delete("/streams/{name}", tags=["streams"], **says(RemovedStream))
     async def remove_stream(name: Name) -> Answer:
-        """Remove a stream and its keys; whoever publishes to it is sent away."""
+        """Remove a stream, its keys and its recording; whoever publishes to it is sent away."""
         return await operations.remove_stream(name)
 
 
 def _add_keys(router: APIRouter, operations: Operations) -> None:
-    @router.get("/streams/{name}/keys", tags=["keys"])
+    @router.get("/streams/{name}/keys", tags=["keys"], **says(list[KeyAnswer]))
     async def keys(name: Name) -> list[Answer]:
-        """The keys of a stream by id and state; the keys themselves are stored nowhere.
-
-        Each has `key_id`, `state` (`live`, `ending`, `used`, `expired`, `rotated`, `revoked`), `once`, `signing`,
-        `label`, `created_at`, `expires_at` and `last_used_at`."""
+        """The keys of a stream by id and state; the keys themselves are stored nowhere."""
         return await operations.keys(name)
 
-    @router.post("/streams/{name}/keys", tags=["keys"], status_code=201)
+    @router.post("/streams/{name}/keys", tags=["keys"], status_code=201, **says(AddedKey, 201))
     async def add_key(name: Name, body: NewKey) -> Answer:
-        """Make a further key. The answer (`key`, `key_id`, `urls`, ...) is the only time that it is shown."""
+        """Make a further key. The answer is the only time that it is shown."""
         return await operations.add_key(
             name, expires_s=body.expires_s, once=body.once, label=body.label, signing=body.signing
         )
 
-    @router.post("/streams/{name}/keys/rotate", tags=["keys"], status_code=201)
+    @router.post("/streams/{name}/keys/rotate", tags=["keys"], status_code=201, **says(RotatedKey, 201))
     async def rotate_key(name: Name, body: Rotation | None = None) -> Answer:
         """Make a new key; the old ones, and what still publishes with them, end after the grace time."""
         return await operations.rotate_key(name, grace_s=(body or Rotation()).grace_s)
 
-    @router.post("/keys/{key_id}/revoke", tags=["keys"])
+    @router.post("/keys/{key_id}/revoke", tags=["keys"], **says(KeyAnswer))
     async def revoke_key(key_id: KeyId) -> Answer:
         """End a key, and what publishes with it, at once."""
         return await operations.revoke_key(key_id)
 
-    @router.post("/keys/{key_id}/token", tags=["keys"], status_code=201)
+    @router.post("/keys/{key_id}/token", tags=["keys"], status_code=201, **says(TokenAnswer, 201))
     async def make_token(key_id: KeyId, body: NewToken | None = None) -> Answer:
-        """Make a publish token with a signing key: good once, in place of a stream key. Answers `token`, `expires_at`
-        and `urls`."""
+        """Make a publish token with a signing key: good once, in place of a stream key."""
         return await operations.make_token(key_id, expires_s=(body or NewToken()).expires_s)

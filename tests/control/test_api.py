@@ -11,9 +11,23 @@ from typing import Any
 import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import TypeAdapter
 
 from control import viewer_news
 from control.api import make_app
+from control.api_answers import (
+    AddedKey,
+    AddedStream,
+    AuditAnswer,
+    EventAnswer,
+    KeyAnswer,
+    OneStream,
+    RemovedStream,
+    RotatedKey,
+    StoppedBroadcast,
+    StreamAnswer,
+    TokenAnswer,
+)
 from control.client import ROUTES, RUNNING
 from control.operations import Operations
 from control.secret_files import admin_token
@@ -312,6 +326,31 @@ async def test_the_document_says_what_is_answered(admin: httpx2.AsyncClient) -> 
         assert list(document["paths"][path]["get"]["responses"]["200"]["content"]) == [kind]
     wrong = await admin.post("/v1/streams", json={"name": 5})
     assert set(wrong.json()) == set(document["components"]["schemas"]["Problem"]["required"])
+
+
+async def test_answers_are_what_their_models_say(admin: httpx2.AsyncClient) -> None:
+    async def ask(model: Any, method: str, path: str, body: Any = None) -> Any:
+        answer = (await admin.request(method, path, json=body)).json()
+        found = TypeAdapter(model).validate_python(answer)
+        assert found
+        return answer
+
+    encrypted = {"name": "main", "settings": {"srt_passphrase": "required", "ladder": ["none"]}}
+    assert (await ask(AddedStream, "POST", "/v1/streams", encrypted))["srt_passphrase"]
+    await ask(list[StreamAnswer], "GET", "/v1/streams")
+    await ask(OneStream, "GET", "/v1/streams/main")
+    await ask(StreamAnswer, "PATCH", "/v1/streams/main", {"settings": {"dvr_window_s": 60}})
+    key = await ask(AddedKey, "POST", "/v1/streams/main/keys", {"expires_s": 60, "once": True, "label": "x"})
+    await ask(RotatedKey, "POST", "/v1/streams/main/keys/rotate", {"grace_s": 5})
+    await ask(KeyAnswer, "POST", f"/v1/keys/{key['key_id']}/revoke")
+    signing = await ask(AddedKey, "POST", "/v1/streams/main/keys", {"signing": True})
+    await ask(TokenAnswer, "POST", f"/v1/keys/{signing['key_id']}/token")
+    states = {each["state"] for each in await ask(list[KeyAnswer], "GET", "/v1/streams/main/keys")}
+    assert states >= {"live", "ending", "revoked"}
+    await ask(list[AuditAnswer], "GET", "/v1/audit")
+    await ask(EventAnswer, "POST", "/v1/broadcasts/b1/events", {"message": "x"})
+    await ask(StoppedBroadcast, "POST", "/v1/broadcasts/b1/stop")
+    await ask(RemovedStream, "DELETE", "/v1/streams/main")
 
 
 async def test_the_edge_is_replaced_and_purged_and_tokens_withdrawn(

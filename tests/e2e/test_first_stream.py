@@ -13,6 +13,8 @@ import pytest
 from hls_reader import Recording, decode_errors, frames, record, update, variants
 from live_server import Server, ended, media, wait_for
 
+from control.api_answers import BroadcastAnswer, HardwareAnswer, OneBroadcast
+
 pytestmark = pytest.mark.e2e
 
 TONE = ("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000")
@@ -85,6 +87,11 @@ def test_real_clip_with_scene_cut_keyframes_is_encoded_at_the_top_and_loses_no_f
     with ended(server.push(made["urls"]["rtmps"], *source, *FLV)):
         recordings = follow(server, "clip", 5)
         detail = server.admin("/v1/broadcasts")
+        found = next(b["id"] for b in detail if b["stream"] == "clip")
+        OneBroadcast.model_validate(server.admin(f"/v1/broadcasts/{found}"))
+        HardwareAnswer.model_validate(server.admin("/v1/hardware"))
+    for each in detail:
+        BroadcastAnswer.model_validate(each)
     for uri, recording in recordings.items():
         if "audio" not in uri:
             got = sorted((f for p in recording.files(tmp_path / "x") for f in frames(p, "v")), key=lambda f: f.pts)
