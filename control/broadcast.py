@@ -269,8 +269,10 @@ class Broadcast:
                 self._enforce(finding)
 
     def _hold(self, items: list[Packet | Gap]) -> None:
-        """Keep what comes until the tracks of the session are known and its worker is there."""
-        self._held = items + (self._held or [])
+        """Keep what comes until the tracks of the session are known and its worker is there. What is still held of
+        another session was never shown, and is not any more."""
+        self.dropped_packets += sum(isinstance(item, Packet) for item in self._held or ())
+        self._held = items
         self._settled_pts = None
         self._retry.cancel()
         self.distributor.reset()

@@ -27,6 +27,9 @@ class Cuts:
     def __init__(self) -> None:
         self._known: deque[Boundary] = deque(maxlen=REMEMBERED)
         self._first_of_broadcast = True
+        self.barrier: int | None = None
+        """Where, in 90 kHz, all ended that was before, while the publisher is back and has made no cut yet: what is
+        shown from there on belongs to no segment so far."""
         self.eras: dict[int, Boundary] = {}
         """For each discontinuity number the cut that opened it; the newest `REMEMBERED` of them."""
         self.start_us = 0
@@ -41,10 +44,16 @@ class Cuts:
         """Whether the current broadcast has a cut."""
         return not self._first_of_broadcast
 
-    def add(self, cut: Cut, since: int | None = None) -> Boundary:
-        """A cut that was decided upstream. Its index is its number, unless an earlier broadcast or `invent` took it.
-        `since`: see `Boundary`."""
+    def interrupt(self, pts: int) -> None:
+        """The publisher was away and is back: what is shown from `pts` on is not of what was before. Where it was back
+        before and made no cut, all that it sent then belongs nowhere."""
+        if self.barrier is None:
+            self.barrier = pts + ORIGIN_S * VIDEO_TIMESCALE
+
+    def add(self, cut: Cut) -> Boundary:
+        """A cut that was decided upstream. Its index is its number, unless an earlier broadcast or `invent` took it."""
         last = self.last
+        since, self.barrier = self.barrier, None
         pts, discontinuity = cut.pts + ORIGIN_S * VIDEO_TIMESCALE, cut.discontinuity
         if self._first_of_broadcast:
             self._first_of_broadcast = False
@@ -71,6 +80,7 @@ class Cuts:
 
     def restart(self) -> None:
         """The next cut is the first of another broadcast, with a timeline of its own."""
+        self.barrier = None
         self._first_of_broadcast = True
 
     def _append(self, msn: int, pts: int, wall_us: int, discontinuity: bool, since: int | None = None) -> Boundary:
@@ -99,6 +109,8 @@ class Cuts:
 
     def nowhere(self, pts: int, timescale: int) -> bool:
         """Whether `pts` lies where the publisher was away, or had come back and not made its first cut."""
+        if self.barrier is not None and rescale(self.barrier, VIDEO_TIMESCALE, timescale) <= pts:
+            return True
         for known in reversed(self._known):
             if rescale(known.pts, VIDEO_TIMESCALE, timescale) <= pts:
                 return False

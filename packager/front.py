@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Iterable
 
 from media.clock import VIDEO_TIMESCALE, rescale
-from media.cut import Cut
 from media.packet import Packet
 from packager.cuts import ORIGIN_S, Cuts
 from packager.lane import Event
@@ -45,7 +44,6 @@ class Front:
     def restart(self) -> None:
         """Another broadcast begins."""
         self._begin = self._end = -_ORIGIN
-        self._barrier: int | None = None
         self._due = math.inf
         """When the next picture will be overdue."""
 
@@ -61,15 +59,11 @@ class Front:
         usual_s = min(packet.duration / packet.track.timescale, self._settings.segment_s / 2)
         self._due = self._clock() + usual_s + self._settings.audio_wait_s
 
-    def interrupted(self, pts: int) -> None:
-        """The publisher was away and is back: what is shown from `pts` on belongs to the next cut."""
-        self._barrier = pts + _ORIGIN
-
     def pass_on(self, audio: Audio, has_video: bool) -> list[Event]:
         """Let those frames of an audio rendition through that may go."""
         if not has_video:
-            return audio.pump(None, None, self._barrier)
-        return audio.pump(self._safe(), self._settings.audio_wait_s if self._silent else None, self._barrier)
+            return audio.pump(None)
+        return audio.pump(self._safe(), self._settings.audio_wait_s if self._silent else None)
 
     @property
     def _silent(self) -> bool:
@@ -88,20 +82,18 @@ class Front:
     def guard(self, packet: Packet) -> None:
         """Audio goes on while video is silent: cut where video would have, so that no segment grows too long."""
         last = self._cuts.last
-        if last is None or not self._cuts.started or self._barrier is not None or not self._silent:
+        if last is None or not self._cuts.started or self._cuts.barrier is not None or not self._silent:
             return
         pts = rescale(packet.pts, packet.track.timescale, VIDEO_TIMESCALE) + _ORIGIN
         self._invent(last, pts - int(self._settings.audio_wait_s * VIDEO_TIMESCALE))
 
-    def cut(self, cut: Cut, audios: Iterable[Audio]) -> int | None:
-        """A cut is about to be added. Sound that went on since the last one gets those that video left out. Where the
-        publisher was away before it: since when."""
+    def catch_up(self, audios: Iterable[Audio], until: float = math.inf) -> None:
+        """What was before ends: at `until` (90 kHz) a cut is about to be added, or nothing more comes for now. Sound
+        that went on since the last cut gets those that video left out."""
         last = self._cuts.last
         heard = [rescale(a.held[-1].pts, a.held[-1].track.timescale, VIDEO_TIMESCALE) for a in audios if a.held]
-        if last is not None and self._cuts.started and self._barrier is None and heard:
-            self._invent(last, min(cut.pts, max(heard)) + _ORIGIN)
-        since, self._barrier = self._barrier, None
-        return since
+        if last is not None and self._cuts.started and self._cuts.barrier is None and heard:
+            self._invent(last, int(min(until, max(heard))) + _ORIGIN)
 
     def _invent(self, last: Boundary, until: int) -> None:
         longest = int((self._settings.segment_s + MAX_STRETCH_S) * VIDEO_TIMESCALE)

@@ -25,7 +25,9 @@ MAX_STRETCH_S = 1
 """A hole up to this long is covered by the frame before it, where the part has room; else by parts without bytes."""
 
 MAX_OVER_S = Fraction(45, 100)
-"""A segment longer than nominal by more than this would round to more than EXT-X-TARGETDURATION."""
+"""A segment longer than nominal by more than this is not waited for; it is near to what follows."""
+ROUNDS_UP_S = Fraction(1, 2)
+"""A segment longer than nominal by this would round to more than EXT-X-TARGETDURATION: none is let grow so far."""
 
 MAX_PENDING = 100
 """Events that wait for their part, in one rendition."""
@@ -86,6 +88,8 @@ class Lane:
         """Closed captions within the pictures, once some were seen."""
         self.msn = above_msn
         """Of the newest segment that was opened or missed."""
+        self._over = above_msn
+        """Of the newest segment that is no longer waited for."""
         self.started = False
         self._cuts = cuts
         self._grid = grid
@@ -95,6 +99,8 @@ class Lane:
         self._track: Track | None = None
         self._current: Boundary | None = None
         self._samples: list[Sample] = []
+        self._opened = 0
+        """When the open segment's first frame is shown."""
         self._part_start = 0
         self._part_index = 0
         self._end = 0
@@ -163,7 +169,9 @@ class Lane:
         return events
 
     def end(self) -> list[Event]:
-        """Nothing more will come."""
+        """Nothing more will come of what is cut so far: an encoder that hands it over later comes too late."""
+        last = self._cuts.last
+        self._over = last.msn if last is not None else self._over
         return self._finish()
 
     def miss(self, until_msn: int) -> list[Event]:
@@ -192,6 +200,7 @@ class Lane:
         self._part_index = 0
         self._end = start
         self._lead = self._part_lead = shown - start
+        self._opened = shown
         assert self._init is not None
         events.append(Opened(boundary, self._init, shown, boundary.pts))
         return events
@@ -205,6 +214,10 @@ class Lane:
             scale = track.timescale
             self._length = int(self._grid.length_s * scale)
             self._target = int(self._grid.target_s * scale)
+
+    def _next_cut(self, pts: int, timescale: int) -> Boundary | None:
+        """The newest cut at or before `pts` of which nothing came yet."""
+        return self._cuts.latest(pts, timescale, max(self.msn, self._over))
 
     def _fits(self, track: Track) -> bool:
         """Whether the CMAF header in use describes `track` too."""
@@ -268,6 +281,11 @@ class Lane:
         self._samples[-1] = last._replace(duration=duration)
         self._end = dts
         return []
+
+    def _overgrown(self, end: int) -> bool:
+        """Whether the open segment would round to more than EXT-X-TARGETDURATION if it went on to decode time `end`: a
+        cut is overdue, and what comes until it belongs to no segment."""
+        return end + self._lead - self._opened >= (self._grid.segment_s + ROUNDS_UP_S) * self.timescale
 
     def _absent(self, until: int) -> list[Event]:
         """Parts without bytes (GAP=YES) up to decode time `until`; where the segment would become too long, it ends

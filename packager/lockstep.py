@@ -62,7 +62,9 @@ class Lockstep:
         self._runners.pop(name, None)
 
     def push(self, name: str, events: list[Event], now: float) -> None:
-        """Events that are ready."""
+        """Events that are ready, if there are any."""
+        if not events:
+            return
         runner = self._runners[name]
         runner.waiting.extend((event, now) for event in events)
         runner.reached = max(runner.reached, events[-1].end_90k)

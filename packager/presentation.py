@@ -114,8 +114,8 @@ class Presentation(Recorded):
 
     def cut(self, cut: Cut) -> None:
         """A segment starts at `cut`; called before the packets that belong to it."""
-        since = self._front.cut(cut, (audio for _, audio in self._audio))
-        self._cuts.add(cut, since)
+        self._front.catch_up((audio for _, audio in self._audio), cut.pts)
+        self._cuts.add(cut)
         for name in self._sleepers.asleep:
             self.shelves[name].fade(self._clock())
         self._pump()
@@ -125,6 +125,7 @@ class Presentation(Recorded):
         the rest of them."""
         if self.ended:
             return
+        self._front.catch_up(audio for _, audio in self._audio)
         for name, found in self._lanes.items():
             try:
                 events = found.end()
@@ -139,7 +140,7 @@ class Presentation(Recorded):
     def interrupted(self, pts: int) -> None:
         """The publisher was away and is back: what is shown from `pts` (90 kHz) on belongs to the next cut. Without
         this, sound that comes before the first keyframe would be taken for the end of what was before."""
-        self._front.interrupted(pts)
+        self._cuts.interrupt(pts)
 
     def write(self, rendition_name: str, packet: Packet) -> None:
         """One packet of a rendition, in decode order."""

@@ -35,6 +35,10 @@ MAX_HELD = 1500
 """Audio frames that wait for their cut, half a minute: sound may come far ahead of the picture, and after an
 interruption the first cut lies as far away as the next keyframe. Beyond it the oldest are dropped, counted."""
 
+LATE_S = Fraction(1, 2)
+"""Sound that begins later than this after a cut waits for the next one: players that align renditions by the numbers of
+their segments would be off by as much."""
+
 
 class Video(Lane):
     """A video rendition."""
@@ -43,6 +47,8 @@ class Video(Lane):
         self, rendition: Rendition, cuts: Cuts, grid: Grid, epoch: str, above_msn: int, inits: int = 0
     ) -> None:
         super().__init__(rendition, cuts, grid, epoch, above_msn, inits)
+        self._from_dts = 0
+        """Of the open segment's first packet."""
         self._shift = 0
         self._slack = 0
         self._floor = self._step = 0
@@ -51,25 +57,26 @@ class Video(Lane):
     def write(self, packet: Packet) -> list[Event]:
         """Take one packet, in decode order."""
         events: list[Event] = []
+        scale = packet.track.timescale
+        shown = packet.pts + ORIGIN_S * scale
+        if self._cuts.nowhere(shown, scale):
+            self.dropped_packets += 1
+            return self._finish() if self._current is not None and shown >= self._opened else events
         if packet.keyframe:
             if self.captions is None and self.rendition.passthrough:  # encoders of ours pass none on
                 self.captions = captions(packet.track.codec, packet.data)
-            scale = packet.track.timescale
-            shown = packet.pts + ORIGIN_S * scale
-            if self._cuts.nowhere(shown, scale):
-                self.dropped_packets += 1
-                return self.lose() if self._current is not None else events
-            boundary = self._cuts.latest(shown, scale, self.msn)
+            boundary = self._next_cut(shown, scale)
             if boundary is not None:
                 events = self._start(boundary, packet)
         if self._current is None:
             self.dropped_packets += 1
             return events
-        if not self._fits(packet.track):
+        fits = self._fits(packet.track)
+        if packet.dts < self._from_dts or (not fits and shown < rescale(self._current.pts, VIDEO_TIMESCALE, scale)):
             self.dropped_packets += 1
-            scale = packet.track.timescale
-            if packet.pts + ORIGIN_S * scale < rescale(self._current.pts, VIDEO_TIMESCALE, scale):
-                return events  # of an encoder that hands over what it has left: the source is passed through meanwhile
+            return events  # of an encoder that hands over what it has left: the source is passed through meanwhile
+        if not fits:
+            self.dropped_packets += 1
             return events + self.lose()  # a new configuration without a cut: nothing can be said of it until one
         dts = packet.dts + self._shift
         if self._step:
@@ -78,11 +85,15 @@ class Video(Lane):
         if self._current is None:
             self.dropped_packets += 1
             return events
-        duration = packet.duration
+        # A frame longer than a part may be leaves a hole, for what comes next to fill.
+        duration = min(packet.duration, self._target)
+        if self._overgrown(dts + duration):
+            self.dropped_packets += 1
+            return events + self.lose()
         if self._samples and self._filled(dts + duration) > self._target:
             events += self._close_part()
             self._part_start = dts
-        offset = packet.pts + ORIGIN_S * packet.track.timescale - dts
+        offset = shown - dts
         self._samples.append(Sample(duration, offset, packet.keyframe, packet.data))
         self._end = dts + duration
         if self._filled(self._end) >= self._length - self._slack:
@@ -106,6 +117,7 @@ class Video(Lane):
         if not anew and self._samples:
             events += self._fit(start)
         events += self._begin(boundary, packet.track, start, packet.pts + origin)
+        self._from_dts = packet.dts
         self._shift = shift
         self._step = 0
         if boundary.discontinuities and anew and self._lead > 0 and packet.duration > 0:
@@ -134,10 +146,10 @@ class Audio(Lane):
         """Take one packet; `pump` lets it through."""
         self.held.append(packet)
 
-    def pump(self, safe_90k: int | None, wait_s: float | None = None, barrier_90k: int | None = None) -> list[Event]:
+    def pump(self, safe_90k: int | None, wait_s: float | None = None) -> list[Event]:
         """Let frames through. All cuts at or before `safe_90k` are known (None: those before the newest frame, for
         audio decides the cuts itself); with `wait_s`, frames so much older than the newest go through without that
-        certainty. None passes `barrier_90k`: there something else begins, at a cut that is still to come."""
+        certainty. None passes a barrier: there something else begins, at a cut that is still to come."""
         held = self.held
         if not held:
             return []
@@ -147,8 +159,8 @@ class Audio(Lane):
         if safe_90k is not None:
             certain = rescale(safe_90k, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale
             safe = certain if wait_s is None else max(safe - int(wait_s * scale), certain)
-        if barrier_90k is not None:
-            safe = min(safe, rescale(barrier_90k, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale)
+        if self._cuts.barrier is not None:
+            safe = min(safe, rescale(self._cuts.barrier, VIDEO_TIMESCALE, scale) - ORIGIN_S * scale)
         while held and held[0].pts + held[0].duration // 2 <= safe:
             self._frame(held.popleft(), events)
         while len(held) > MAX_HELD:
@@ -171,13 +183,19 @@ class Audio(Lane):
         half = packet.duration // 2
         scale = packet.track.timescale
         pts = packet.pts + ORIGIN_S * scale
-        if self._cuts.nowhere(pts + half, scale):
+        late = self._current is not None and pts + half < self._origin  # of an encoder, as with pictures
+        if late or self._cuts.nowhere(pts + half, scale):
             self.dropped_packets += 1
             return
-        boundary = self._cuts.latest(pts + half, scale, self.msn)
+        boundary = self._next_cut(pts + half, scale)
         if boundary is not None:
+            if pts - rescale(boundary.pts, VIDEO_TIMESCALE, scale) > LATE_S * scale:
+                self.dropped_packets += 1
+                events += self._finish()
+                return
             events += self._begin(boundary, packet.track, pts, pts)
             self._origin = rescale(boundary.pts, VIDEO_TIMESCALE, scale)
+            self._opened = min(pts, self._origin)
         if self._current is None or pts < 0:
             self.dropped_packets += 1
             return
@@ -186,6 +204,8 @@ class Audio(Lane):
             events += self.lose()
             return
         events += self._fit(pts)
+        if self._current is not None and self._overgrown(pts + packet.duration):
+            events += self._finish()
         if self._current is None:
             self.dropped_packets += 1
             return

@@ -28,7 +28,9 @@ def cuts() -> Cuts:
     found = Cuts()
     for index, (at_s, anew) in enumerate(((0, False), (2, False), (4, False), (4.5 + AWAY_S, True), (12.5, False))):
         cut = Cut(index, int(at_s * 90_000), int(at_s * 1_000_000), discontinuity=anew)
-        found.add(cut, since=int((4.5 + ORIGIN_S) * 90_000) if anew else None)
+        if anew:
+            found.interrupt(int(4.5 * 90_000))
+        found.add(cut)
     return found
 
 

@@ -46,8 +46,8 @@ class Reader:
             self._timeline(name, part.attrib["id"], template)
         first = self.offers.setdefault(name, found)
         # Of the oldest Period a rendition may have left the window; nothing ever comes to any.
-        assert found.items() <= first.items()
-        assert oldest or found == first, name
+        assert found.items() <= first.items(), (name, found, first)
+        assert oldest or found == first, (name, found, first)
 
     def _timeline(self, period: str, representation: str, template: ET.Element) -> None:
         number, time = int(template.attrib["startNumber"]), 0
@@ -56,14 +56,18 @@ class Reader:
         for entry in entries:
             time = int(entry.get("t", time))
             for _ in range(int(entry.get("r", 0)) + 1):
-                assert self.times.setdefault((representation, number), (period, time)) == (period, time)
+                key = representation, number
                 shelf = self.shown.shelves[representation]
                 segment = shelf.segment(number)
-                if segment is None:  # of a rendition that is late, where a Period begins: it is foretold
-                    assert number == int(template.attrib["startNumber"])
-                    assert number > self.shown.windows[representation].last_part[0]
+                if segment is None or not (segment.parts or segment.complete):
+                    # Of a rendition that is late, where a Period begins: it is foretold.
+                    assert number == int(template.attrib["startNumber"]), key
+                    assert number > self.shown.windows[representation].last_part[0], key
+                    assert self.times.get(key, (period, time))[0] == period, key
                 else:
-                    assert not segment.gap
+                    assert not segment.gap, key
+                    said = self.times.setdefault(key, (period, time))
+                    assert said == (period, time), (key, said, period, time)
                 number, time = number + 1, time + int(entry.attrib["d"])
 
     def continuous(self) -> list[tuple[str, str]]:
