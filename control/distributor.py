@@ -80,7 +80,10 @@ class Distributor:
         self._names: dict[int, str] = {}
         self._reference: int | None = None
         self._aligner: Aligner | None = None
-        self._early: deque[Packet] = deque(maxlen=EARLY_PACKETS)
+        self._early: deque[Packet] = deque()
+        """What a publisher sent before its first cut."""
+        self._begun = False
+        """Whether the publisher has a cut."""
         self._released: list[Packet] = []
         """What an aligner still held when it was replaced: written behind the cut."""
         self._strikes: dict[int, int] = {}
@@ -196,6 +199,9 @@ class Distributor:
                 self._hand_on(packet)
             self.cutter.restart(item.reason)
             if item.reason == "publisher_reconnect":
+                self._begun = False
+                self.presentation.dropped_packets += len(self._early)
+                self._early.clear()
                 self.presentation.interrupted(item.start)
             if self.job is not None:
                 self.job.write(item)
@@ -262,10 +268,14 @@ class Distributor:
                 self._cut(cut)
                 if self._bare is not None and packet.track.kind is Kind.VIDEO and packet.keyframe:
                     self._show_bare(packet, self._bare)
-        if self.cutter.last is None:
+        if not self._begun:
             # Nothing can be shown before the first keyframe; but sound of the same time may come before it, where
-            # ingest waits for the second picture to learn how long the first one lasts.
+            # ingest waits for the second picture to learn how long the first one lasts, or where it is sent ahead. A
+            # worker that was given it before the cut would make of it what the plan of before says.
             self._early.append(packet)
+            if len(self._early) > EARLY_PACKETS:
+                self._early.popleft()
+                self.presentation.dropped_packets += 1
             return
         while self._early:
             self._write(self._early.popleft())
@@ -294,6 +304,7 @@ class Distributor:
             self._due = self._due or "keyframe_interval"
         if self._due:
             self._turn(cut)
+        self._begun = True
         self.presentation.cut(cut)
         if self.job is not None:
             self.job.write(cut)

@@ -27,6 +27,7 @@ class Cuts:
     def __init__(self) -> None:
         self._known: deque[Boundary] = deque(maxlen=REMEMBERED)
         self._first_of_broadcast = True
+        self._paused = False
         self.barrier: int | None = None
         """Where, in 90 kHz, all ended that was before, while the publisher is back and has made no cut yet: what is
         shown from there on belongs to no segment so far."""
@@ -44,6 +45,15 @@ class Cuts:
         """Whether the current broadcast has a cut."""
         return not self._first_of_broadcast
 
+    @property
+    def running(self) -> bool:
+        """Whether the current broadcast has a cut, and neither a barrier nor a pause since."""
+        return self.started and self.barrier is None and not self._paused
+
+    def pause(self) -> None:
+        """Nothing more comes of what was cut so far."""
+        self._paused = True
+
     def interrupt(self, pts: int) -> None:
         """The publisher was away and is back: what is shown from `pts` on is not of what was before. Where it was back
         before and made no cut, all that it sent then belongs nowhere."""
@@ -53,7 +63,7 @@ class Cuts:
     def add(self, cut: Cut) -> Boundary:
         """A cut that was decided upstream. Its index is its number, unless an earlier broadcast or `invent` took it."""
         last = self.last
-        since, self.barrier = self.barrier, None
+        since, self.barrier, self._paused = self.barrier, None, False
         pts, discontinuity = cut.pts + ORIGIN_S * VIDEO_TIMESCALE, cut.discontinuity
         if self._first_of_broadcast:
             self._first_of_broadcast = False

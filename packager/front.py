@@ -82,7 +82,7 @@ class Front:
     def guard(self, packet: Packet) -> None:
         """Audio goes on while video is silent: cut where video would have, so that no segment grows too long."""
         last = self._cuts.last
-        if last is None or not self._cuts.started or self._cuts.barrier is not None or not self._silent:
+        if last is None or not self._cuts.running or not self._silent:
             return
         pts = rescale(packet.pts, packet.track.timescale, VIDEO_TIMESCALE) + _ORIGIN
         self._invent(last, pts - int(self._settings.audio_wait_s * VIDEO_TIMESCALE))
@@ -92,7 +92,7 @@ class Front:
         that went on since the last cut gets those that video left out."""
         last = self._cuts.last
         heard = [rescale(a.held[-1].pts, a.held[-1].track.timescale, VIDEO_TIMESCALE) for a in audios if a.held]
-        if last is not None and self._cuts.started and self._cuts.barrier is None and heard:
+        if last is not None and self._cuts.running and heard:
             self._invent(last, int(min(until, max(heard))) + _ORIGIN)
 
     def _invent(self, last: Boundary, until: int) -> None:

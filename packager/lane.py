@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from media.clock import VIDEO_TIMESCALE, rescale
 from media.codecs.captions import Captions
+from media.packet import Packet
 from media.rendition import Rendition
 from media.track import Track
 from packager.cmaf.fragment import STYP, Sample, chunk, emsg, prft
@@ -28,6 +29,10 @@ MAX_OVER_S = Fraction(45, 100)
 """A segment longer than nominal by more than this is not waited for; it is near to what follows."""
 ROUNDS_UP_S = Fraction(1, 2)
 """A segment longer than nominal by this would round to more than EXT-X-TARGETDURATION: none is let grow so far."""
+
+LATE_S = Fraction(1, 2)
+"""What begins so much later after a cut waits for the next one: players that align renditions by the numbers of their
+segments would be off by as much."""
 
 MAX_PENDING = 100
 """Events that wait for their part, in one rendition."""
@@ -218,6 +223,12 @@ class Lane:
     def _next_cut(self, pts: int, timescale: int) -> Boundary | None:
         """The newest cut at or before `pts` of which nothing came yet."""
         return self._cuts.latest(pts, timescale, max(self.msn, self._over))
+
+    def _late(self, boundary: Boundary, shown: int, packet: Packet) -> bool:
+        """Whether a segment that begins with `packet` lies apart from those of its number: by more than slow pictures
+        need."""
+        after = shown - rescale(boundary.pts, VIDEO_TIMESCALE, packet.track.timescale) - packet.duration
+        return after > LATE_S * packet.track.timescale
 
     def _fits(self, track: Track) -> bool:
         """Whether the CMAF header in use describes `track` too."""

@@ -126,6 +126,7 @@ class Presentation(Recorded):
         if self.ended:
             return
         self._front.catch_up(audio for _, audio in self._audio)
+        self._cuts.pause()
         for name, found in self._lanes.items():
             try:
                 events = found.end()

@@ -138,7 +138,9 @@ def entries(presentation: Presentation) -> list[master.Entry]:
     A video rendition that has only gaps where a player joins (a rung that was shed) is not offered while another
     one is whole: players that know no EXT-X-GAP, ffmpeg among them, would fail to open the stream.
     """
-    found = _entries(presentation, presentation.renditions)
+    # Until one of those that are declared has something to show, what was offered before stays.
+    past = [window.rendition for window in presentation.listed.values()]
+    found = _entries(presentation, presentation.renditions) or _entries(presentation, past)
     whole = [e for e in found if not _absent(presentation.listed[e.rendition.name])]
     has_video = any(e.rendition.kind is Kind.VIDEO for e in whole)
     return [e for e in found if e in whole or e.rendition.kind is Kind.AUDIO or not has_video]

@@ -35,10 +35,6 @@ MAX_HELD = 1500
 """Audio frames that wait for their cut, half a minute: sound may come far ahead of the picture, and after an
 interruption the first cut lies as far away as the next keyframe. Beyond it the oldest are dropped, counted."""
 
-LATE_S = Fraction(1, 2)
-"""Sound that begins later than this after a cut waits for the next one: players that align renditions by the numbers of
-their segments would be off by as much."""
-
 
 class Video(Lane):
     """A video rendition."""
@@ -66,6 +62,9 @@ class Video(Lane):
             if self.captions is None and self.rendition.passthrough:  # encoders of ours pass none on
                 self.captions = captions(packet.track.codec, packet.data)
             boundary = self._next_cut(shown, scale)
+            if boundary is not None and self._late(boundary, shown, packet):
+                self.dropped_packets += 1
+                return self._finish()
             if boundary is not None:
                 events = self._start(boundary, packet)
         if self._current is None:
@@ -188,11 +187,11 @@ class Audio(Lane):
             self.dropped_packets += 1
             return
         boundary = self._next_cut(pts + half, scale)
+        if boundary is not None and self._late(boundary, pts, packet):
+            self.dropped_packets += 1
+            events += self._finish()
+            return
         if boundary is not None:
-            if pts - rescale(boundary.pts, VIDEO_TIMESCALE, scale) > LATE_S * scale:
-                self.dropped_packets += 1
-                events += self._finish()
-                return
             events += self._begin(boundary, packet.track, pts, pts)
             self._origin = rescale(boundary.pts, VIDEO_TIMESCALE, scale)
             self._opened = min(pts, self._origin)

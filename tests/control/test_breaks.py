@@ -126,6 +126,26 @@ FOUND = {
         ),
         lag_s=0.9,
     ),
+    "sound encoded before the break, passed through and ahead of the picture behind it": Script(
+        (Publisher(7, sounds=(Sound(Codec.OPUS),)), Publisher(7.2, away_s=1.32, sounds=(Sound(ahead_s=1),))),
+        ladder=(),
+    ),
+    "sound that an encoder hands over after the pause, and another pause": Script(
+        (
+            Publisher(2.68, sounds=()),
+            Publisher(2.78, away_s=0.6, rate=Fraction(10), gop_s=8, picture_from_s=0.2, sounds=(Sound(Codec.OPUS),)),
+        ),
+        ladder=(),
+        lag_s=2,
+    ),
+    "nothing of what is declared is there yet": Script(
+        (Publisher(1, sounds=()), Publisher(6, away_s=3.92, picture_from_s=1.1, sounds=(Sound(Codec.OPUS),))),
+        ladder=(),
+    ),
+    "a keyframe comes late in a segment that the sound has begun": Script(
+        (Publisher(6, picture_from_s=1.1, sounds=(Sound(ahead_s=0.94),)),),
+        ladder=(),
+    ),
     "taken over before it was planned": Script(
         (Publisher(0.6), Publisher(6, away_s=-0.5)),
     ),
