@@ -39,9 +39,12 @@ class Rates:
         """Bits per second, rounded up. Before the first whole segment: the target with headroom, or what the parts so
         far say."""
         stated = self._floor * 1.1
+        measured = self._peak
+        if self._seconds >= 2 * self._target_s:  # many segments that were cut short are in no run, and yet were sent
+            measured = max(measured, self._bits / self._seconds)
         if not self._peak and not stated and current is not None and current.duration:
             return math.ceil(current.size_bytes * 8 * current.timescale / current.duration)
-        return max(1, math.ceil(max(self._peak, stated)))
+        return max(1, math.ceil(max(measured, stated)))
 
     def average(self, current: Segment | None) -> int:
         """Bits per second."""

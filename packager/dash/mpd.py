@@ -273,12 +273,14 @@ def _adaptation_set(
         f' media="$RepresentationID$/seg-{epoch}-$Number$.m4s"{early}/>'
     )
     for entry in group.entries:
-        lines += _representation(entry, windows[entry.rendition.name], shown.runs[entry.rendition.name], offset)
+        name = entry.rendition.name
+        init = shown.period.inits[name]  # also where what was foretold, or sleeps, has another by now
+        lines += _representation(entry, windows[name], init, shown.runs[name], offset)
     lines.append("</AdaptationSet>")
     return lines
 
 
-def _representation(entry: Entry, window: Window, runs: list[Run], offset: int) -> list[str]:
+def _representation(entry: Entry, window: Window, init: str, runs: list[Run], offset: int) -> list[str]:
     track, name = entry.track, entry.rendition.name
     attributes = f'id={quoteattr(name)} bandwidth="{entry.peak}" codecs={quoteattr(entry.codec)}'
     if track.kind is Kind.VIDEO:
@@ -289,15 +291,13 @@ def _representation(entry: Entry, window: Window, runs: list[Run], offset: int) 
             attributes += f' frameRate="{rate.numerator}/{rate.denominator}"'
     else:
         attributes += f' audioSamplingRate="{track.sample_rate}"'
-    first = runs[0].first
-    init = first.init
     lines = [f"<Representation {attributes}>"]
     # VLC 3.0 takes nothing over from the AdaptationSet's template, so what it needs stands here again.
     lines.append(
         f'<SegmentTemplate timescale="{track.timescale}" presentationTimeOffset="{offset}"'
         f' media="$RepresentationID$/seg-{window.epoch}-$Number$.m4s"'
-        f' initialization="$RepresentationID$/{init.name if init else ""}"'
-        f' startNumber="{first.msn}">'
+        f' initialization="$RepresentationID$/{init}"'
+        f' startNumber="{runs[0].first.msn}">'
     )
     return [*lines, *_timeline(runs), "</SegmentTemplate></Representation>"]
 
