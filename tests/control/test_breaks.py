@@ -157,9 +157,8 @@ def test_what_was_found_broken_stays_mended(name: str) -> None:
     assert play(FOUND[name]).faults() == []
 
 
-@pytest.mark.skipif(not EXAMPLES, reason="still finds faults in the MPD")
 @settings(
-    max_examples=EXAMPLES or 10,
+    max_examples=EXAMPLES or 30,
     derandomize=not EXAMPLES,
     database=None,
     suppress_health_check=list(HealthCheck),

@@ -207,6 +207,7 @@ class _Audio:
         self._next: int | None = None
         self._end = -(1 << 60)
         self._expected = 0
+        self._before = b""
 
     def finish(self) -> None:
         pass
@@ -224,11 +225,13 @@ class _Audio:
         self._expected = start + length
         while self._next + FRAME <= start + length:
             if self._next >= self._end:
+                data = packet.data if self._next >= start else self._before
                 for spec in self._specs:
-                    made = Packet(sound_track(self._track_id), self._next, self._next, FRAME, True, packet.data)
+                    made = Packet(sound_track(self._track_id), self._next, self._next, FRAME, True, data)
                     self._made(spec.name, made)
                 self._end = self._next + FRAME
             self._next += FRAME
+        self._before = packet.data
 
 
 @cache
