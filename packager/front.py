@@ -5,7 +5,7 @@ Sound is held until it is certain to which segment it belongs. Cuts come with th
 | | sound passes up to |
 |---|---|
 | there is video | the video's front, however far behind the sound it is |
-| there is no video rendition | the newest frame: sound decides the cuts itself |
+| there is no video rendition | the newest frame of the first: its sound decides the cuts |
 | video is silent, counted by arrival | the newest frame less `audio_wait_s`; cuts are invented where video would cut |
 | video is back, later than a segment may last | the same, up to the cut where it is back |
 | the publisher was away and is back | where it came back; what is later waits for the cut there |
@@ -59,11 +59,16 @@ class Front:
         usual_s = min(packet.duration / packet.track.timescale, self._settings.segment_s / 2)
         self._due = self._clock() + usual_s + self._settings.audio_wait_s
 
-    def pass_on(self, audio: Audio, has_video: bool) -> list[Event]:
-        """Let those frames of an audio rendition through that may go."""
-        if not has_video:
+    def pass_on(self, audio: Audio, leader: Audio | None) -> list[Event]:
+        """Let those frames of an audio rendition through that may go. `leader`: whose sound decides the cuts, where
+        there is no video."""
+        if leader is None:
+            return audio.pump(self._safe(), self._settings.audio_wait_s if self._silent else None)
+        if audio is leader or not leader.held:
             return audio.pump(None)
-        return audio.pump(self._safe(), self._settings.audio_wait_s if self._silent else None)
+        newest = leader.held[-1]
+        heard = rescale(newest.pts, newest.track.timescale, VIDEO_TIMESCALE) + _ORIGIN
+        return audio.pump(heard, self._settings.audio_wait_s)
 
     @property
     def _silent(self) -> bool:

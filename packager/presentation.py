@@ -30,7 +30,6 @@ from media.cut import Cut
 from media.errors import HeadraceError
 from media.packet import Packet
 from media.rendition import Rendition
-from media.track import Kind
 from packager.archive import Archive, Restored
 from packager.events import SCHEME, TimedEvent
 from packager.front import Front
@@ -149,6 +148,7 @@ class Presentation(Recorded):
         if found is None or self.ended:
             self.dropped_packets += 1
             return
+        leader: Audio | None = None
         try:
             if isinstance(found, Video):
                 if not self._measured:
@@ -158,11 +158,12 @@ class Presentation(Recorded):
             else:
                 found.write(packet)
                 self._front.guard(packet)
-                events = self._front.pass_on(found, self._has_video)
+                leader = self._leader
+                events = self._front.pass_on(found, leader)
         except HeadraceError as error:
             self._unusable(rendition_name, error)
             return
-        if isinstance(found, Video):
+        if isinstance(found, Video) or (found is leader and len(self._audio) > 1):
             self._pump()
         self._push(rendition_name, events)
 
@@ -344,15 +345,19 @@ class Presentation(Recorded):
         return shelf.inits_seen if shelf else 0
 
     @property
-    def _has_video(self) -> bool:
-        return any(r.kind is Kind.VIDEO for r in self.renditions)
+    def _leader(self) -> Audio | None:
+        """Whose sound decides the cuts; None where video does."""
+        first = next(iter(self.renditions), None)  # video comes before sound
+        found = self._lanes.get(first.name) if first is not None else None
+        return found if isinstance(found, Audio) else None
 
     def _pump(self) -> None:
+        leader = self._leader
         for name, audio in self._audio:
             if not audio.held:
                 continue
             try:
-                events = self._front.pass_on(audio, self._has_video)
+                events = self._front.pass_on(audio, leader)
             except HeadraceError as error:
                 self._unusable(name, error)
                 continue

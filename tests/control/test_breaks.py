@@ -146,6 +146,9 @@ FOUND = {
         (Publisher(6, picture_from_s=1.1, sounds=(Sound(ahead_s=0.94),)),),
         ladder=(),
     ),
+    "no picture, and a second track of sound comes ahead": Script(
+        (Publisher(9, size=None, sounds=(Sound(), Sound(ahead_s=0.9))),),
+    ),
     "taken over before it was planned": Script(
         (Publisher(0.6), Publisher(6, away_s=-0.5)),
     ),

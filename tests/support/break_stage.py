@@ -335,6 +335,8 @@ class Watch:
         if any(p.gap for p in segment.parts):
             parts = []
         for note in tape.segment(tag, b"".join(p.data for p in segment.parts), parts):
+            if note.rule == "APPLE 7.3" and self.shown.own_cuts:  # sound that came in between was dropped
+                continue
             if note.rule == "4.4.4.1":  # where a publisher goes, reordered frames may be missing
                 self._lengths[name, segment.msn] = f"{name}: {note.rule} {note.text}"
             else:
@@ -345,7 +347,7 @@ class Watch:
         found = []
         for (_, msn), text in self._lengths.items():
             following = self.shown.cut_at(msn + 1)
-            if following is not None and not following.discontinuity:
+            if following is not None and not following.discontinuity and not self.shown.own_cuts:
                 found.append(text)
         return found
 
