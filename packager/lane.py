@@ -145,6 +145,7 @@ class Lane:
     def resume(self, above_msn: int) -> None:
         """It slept, and what comes next has numbers above `above_msn`: what lies between is not missed."""
         self.msn = max(self.msn, above_msn)
+        self._over = self.msn
         self.lost = False
 
     def announce(self, event: TimedEvent) -> None:
@@ -175,9 +176,13 @@ class Lane:
 
     def end(self) -> list[Event]:
         """Nothing more will come of what is cut so far: an encoder that hands it over later comes too late."""
+        self.give_up()
+        return self._finish()
+
+    def give_up(self) -> None:
+        """What is cut so far is waited for no longer."""
         last = self._cuts.last
         self._over = last.msn if last is not None else self._over
-        return self._finish()
 
     def miss(self, until_msn: int) -> list[Event]:
         """Declare every segment before `until_msn` missed that was not opened, as far as its cut is known."""

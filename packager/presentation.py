@@ -175,6 +175,7 @@ class Presentation(Recorded):
             if found is None or found.lost or name in self._sleepers.asleep:
                 continue
             self._push(name, found.lose())
+            found.give_up()
             self._steps().leave(name)
 
     def sleep(self, rendition_name: str) -> bool:

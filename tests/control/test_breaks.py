@@ -149,6 +149,11 @@ FOUND = {
     "no picture, and a second track of sound comes ahead": Script(
         (Publisher(9, size=None, sounds=(Sound(), Sound(ahead_s=0.9))),),
     ),
+    "sound that is no longer declared, and comes out of the encoder": Script(
+        (Publisher(6, keyless_s=0.4, sounds=(Sound(Codec.OPUS),)), Publisher(1, away_s=-0.5, sounds=())),
+        ladder=(),
+        lag_s=2,
+    ),
     "taken over before it was planned": Script(
         (Publisher(0.6), Publisher(6, away_s=-0.5)),
     ),

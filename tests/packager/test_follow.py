@@ -197,7 +197,7 @@ def test_a_rung_that_is_away_where_players_join_is_not_offered_until_it_is_back(
     presentation = Presentation("x", PackagerSettings(), clock=clock, wall_us=clock.wall_us)
     presentation.declare([feed.rendition for feed in feeds])
     offered: list[tuple[float, bool]] = []
-    for event in studio.script(feeds, cuts):
+    for event in studio.script(feeds, cuts, {"720p": 0.4}):  # never before its cut
         studio.play(presentation, [event], clock, end=False)
         if presentation.ready:
             text = render.multivariant(presentation)

@@ -365,6 +365,7 @@ class Stage:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.sent: dict[int, Sent] = {}
+        self.checked = 0
         self.loop = asyncio.get_running_loop()
         self.begun = self.loop.time()
         self.pool = EncoderPool(lambda: script.lag_s)
@@ -508,9 +509,14 @@ class Stage:
         troubles = self.disturbed()
         for number, sent in self.sent.items():
             it = self.script.publishers[number]
-            calm = 6 + it.gop_s + self.script.lag_s
+            calm = 2.5 + min(it.gop_s, 2.5) + self.script.lag_s
+            self.checked += sum(
+                not any(at - calm < t < at + 1 + self.script.lag_s for t in troubles) for at, _ in sent.packets.values()
+            )
             for key, (at, packet) in sent.packets.items():
-                if any(at - calm < trouble < at + 2 for trouble in troubles):
+                if packet.track.codec is Codec.OPUS:  # encoded; frames of another length
+                    continue
+                if any(at - calm < trouble < at + 1 + self.script.lag_s for trouble in troubles):
                     continue
                 names = [n for n, known in self.watch.published.items() if key in known]
                 kind = packet.track.kind

@@ -46,6 +46,7 @@ class Reader:
             assert template is not None
             found[part.attrib["id"]] = template.attrib["initialization"]
             if self.shown.sleeps(part.attrib["id"]):  # told like those that are awake
+                self.foretold.add((part.attrib["id"], int(template.attrib["startNumber"])))
                 found[part.attrib["id"]] = self.offers.get(name, found)[part.attrib["id"]]
             else:
                 self._timeline(name, part.attrib["id"], template)
