@@ -233,8 +233,8 @@ class Broadcast:
             if item.track is not self.distributor.tracks.get(item.track.id) and not self._allowed(item):
                 return
             self._last_arrival = now
-            end = rescale(item.dts + item.duration, item.track.timescale, VIDEO_TIMESCALE)
-            self._end_pts = max(self._end_pts, end, rescale(item.pts, item.track.timescale, VIDEO_TIMESCALE))
+            end = rescale(max(item.dts, item.pts) + item.duration, item.track.timescale, VIDEO_TIMESCALE)
+            self._end_pts = max(self._end_pts, end)
             self.meter.packet(item, now)
         else:
             self.meter.gap()

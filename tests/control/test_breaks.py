@@ -165,6 +165,13 @@ def test_what_was_found_broken_stays_mended(name: str) -> None:
     assert play(FOUND[name]).faults() == []
 
 
+def test_a_reordered_picture_that_is_still_to_be_shown_is_not_the_next_publishers() -> None:
+    before = Publisher(7.3, rate=Fraction(10), bframes=1, sounds=())
+    after = Publisher(4.1, away_s=-0.5, picture_from_s=0.2, sounds=(Sound(ahead_s=0.74, from_s=0.3), Sound()))
+    stage = play(Script((before, after), (Deed(2.32, "ladder", ("240p",)),), ladder=(), lag_s=0))
+    assert [text for text in stage.faults() if "sessions" in text] == []
+
+
 @settings(
     max_examples=EXAMPLES or 30,
     derandomize=not EXAMPLES,
