@@ -113,7 +113,7 @@ class Video(Lane):
         origin = ORIGIN_S * packet.track.timescale
         shift = max(origin, -packet.dts) if anew else self._shift
         start = packet.dts + shift
-        if not anew:
+        if not anew and self._samples:
             events += self._fit(start)
         events += self._begin(boundary, packet.track, start, packet.pts + origin)
         self._from_dts = packet.dts
