@@ -84,8 +84,7 @@ class Video(Lane):
         if self._current is None:
             self.dropped_packets += 1
             return events
-        # A frame longer than a part may be leaves a hole, for what comes next to fill.
-        duration = min(packet.duration, self._target)
+        duration = packet.duration
         if self._overgrown(dts + duration):
             self.dropped_packets += 1
             return events + self.lose()
