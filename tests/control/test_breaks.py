@@ -11,7 +11,8 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from break_stage import Deed, Publisher, Script, Sound, play
+from break_script import Deed, Publisher, Script, Sound
+from break_stage import play
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
