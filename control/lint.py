@@ -107,7 +107,7 @@ class Linter:
             await asyncio.sleep(1)
             latest = {f.name: f.latest for f in self._followers.values() if f.latest is not None and not f.gone}
             self._report.take("all", lint.compare(latest))
-            if turn % LISTED_EVERY_S == LISTED_EVERY_S - 1 and self._variants is not None:
+            if turn % LISTED_EVERY_S == LISTED_EVERY_S - 1:
                 await self._list_again()
                 self._follow(group)
 

@@ -56,10 +56,11 @@ class Recorded(View):
         if not self.ended:
             self.describe()
 
-    def _use_disk(self, archive: Archive) -> None:
+    def _use_disk(self, archive: Archive) -> Reel:
         if self._reel is None:
             self._reel = Reel(archive, self.playback_id, self.epoch)
         self._keeper.use(self._reel, self.dvr_window_s)
+        return self._reel
 
     @property
     def size_bytes(self) -> int:
@@ -126,9 +127,7 @@ class Recorded(View):
         found = recall.parse(restored)
         self._grid, self.epoch, self.renditions = found.grid, found.epoch, found.renditions
         if self._archive is not None:
-            self._use_disk(self._archive)  # also without a window: what is there has to go some day
-        if self._reel is not None:
-            self._reel.adopt(self.epoch)
+            self._use_disk(self._archive).adopt(self.epoch)  # without a window, too: what is there has to go some day
         for rendition in self.renditions:
             if not found.segments.get(rendition.name):
                 continue
