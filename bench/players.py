@@ -17,9 +17,9 @@ import argparse
 import contextlib
 import functools
 import http.server
-import itertools
 import json
 import os
+import sched
 import shutil
 import statistics
 import subprocess
@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -112,44 +112,31 @@ class Encoder:
         self.process.wait()
 
 
-@dataclass
-class Plan:
-    """What is due when, in seconds since the beginning."""
-
-    waiting: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
-    _order: Iterator[int] = field(default_factory=itertools.count)
-
-    def at(self, seconds: float, what: Callable[[], None]) -> None:
-        self.waiting.append((seconds, next(self._order), what))
-
-    def run(self, seconds: float) -> None:
-        """Do what has become due."""
-        for entry in sorted(e for e in self.waiting if e[0] <= seconds):
-            self.waiting.remove(entry)
-            entry[2]()
-
-
-def troubles(
-    plan: Plan, encoder: Encoder, server: Server, pages: dict[str, Page], arguments: argparse.Namespace
+def lay_down(
+    plan: sched.scheduler, began: float, encoder: Encoder, pages: dict[str, Page], arguments: argparse.Namespace
 ) -> None:
-    """Lay them all down."""
+    """All troubles, each at its time."""
+
+    def at(seconds: float, what: Callable[..., object], *values: object) -> None:
+        plan.enterabs(began + seconds, 0, what, values)
 
     def change(ladder: str) -> None:
-        server.cli("stream", "set", "players", f"ladder={ladder}")
+        encoder.server.cli("stream", "set", "players", f"ladder={ladder}")
 
     def seek(seconds: int) -> None:
         for page in pages.values():
             page.evaluate(f"seek({seconds})")
 
     end = arguments.seconds - 30
-    for number, at in enumerate(range(arguments.reconnect, int(end), arguments.reconnect)):
-        plan.at(at, encoder.kill)
-        plan.at(at + AWAY_S[number % len(AWAY_S)], encoder.go)
-    for number, at in enumerate(range(arguments.ladder, int(end), arguments.ladder)):
-        plan.at(at, functools.partial(change, LADDERS[number % len(LADDERS)]))
-    for at in range(arguments.seek, int(end), arguments.seek):
-        plan.at(at, functools.partial(seek, BACK_S))
-        plan.at(at + THERE_S, functools.partial(seek, 0))
+    for number, second in enumerate(range(arguments.reconnect, end, arguments.reconnect)):
+        at(second, encoder.kill)
+        at(second + AWAY_S[number % len(AWAY_S)], encoder.go)
+    for number, second in enumerate(range(arguments.ladder, end, arguments.ladder)):
+        at(second, change, LADDERS[number % len(LADDERS)])
+    for second in range(arguments.seek, end, arguments.seek):
+        at(second, seek, BACK_S)
+        at(second + THERE_S, seek, 0)
+    at(arguments.seconds, lambda: None)
 
 
 def memory(server: Server) -> int:
@@ -220,13 +207,11 @@ def main() -> None:
         for player, query in pages_of.items():
             page = pages[player] = browser.new_context().new_page()
             page.goto(f"{host}/players.html?{query}&{urlencode({'base': base})}")
-        plan, began, held = Plan(), time.monotonic(), []
-        troubles(plan, encoder, server, pages, arguments)
-        for at in range(60, arguments.seconds, 60):
-            plan.at(at, lambda: held.append(memory(server)))
-        while (elapsed := time.monotonic() - began) < arguments.seconds:
-            plan.run(elapsed)
-            time.sleep(0.2)
+        plan, began, held = sched.scheduler(time.monotonic), time.monotonic(), [memory(server)]
+        lay_down(plan, began, encoder, pages, arguments)
+        for second in range(60, arguments.seconds, 60):
+            plan.enterabs(began + second, 1, lambda: held.append(memory(server)))
+        plan.run()
         seen = {player: page.evaluate("told()") for player, page in pages.items()}
         result: dict[str, Any] = {
             "seconds": arguments.seconds,
