@@ -147,6 +147,7 @@
     if (mine !== generation) return;
     done = text === ENDED;
     shared.restarts += 1;
+    shared.lastLoss = text + (shared.lastError ? " (last error: " + shared.lastError + ")" : "");
     pollMs = POLL_MIN_MS;
     offline(text);
   }

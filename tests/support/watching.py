@@ -76,6 +76,8 @@ class Viewer:
         return found
 
     def restarts(self) -> int:
-        """How often the page had to start its engine anew."""
+        """How often the page had to start its engine anew; why is printed."""
         count: int = self.page.evaluate("headrace.restarts")
+        if count:
+            print(self.page.url, "started anew:", self.page.evaluate("headrace.lastLoss"))
         return count
