@@ -59,10 +59,11 @@ class Poller:
                     self.first.setdefault(uri, []).append(layout(self.server, self.name, uri)[0])
 
 
-def layout(server: Server, name: str, uri: str) -> tuple[int, int, list[int], int, int]:
+def layout(server: Server, name: str, uri: str) -> tuple[int, int, list[int], int, list[int]]:
     """(media sequence, discontinuity sequence, numbers behind a discontinuity, last number, gaps) of a playlist."""
-    msn = first = sequence = gaps = 0
+    msn = first = sequence = 0
     marked: list[int] = []
+    gaps: list[int] = []
     for line in server.playlist(f"/live/{name}/{uri}").splitlines():
         if line.startswith("#EXT-X-MEDIA-SEQUENCE:"):
             msn = first = int(line.partition(":")[2])
@@ -71,7 +72,7 @@ def layout(server: Server, name: str, uri: str) -> tuple[int, int, list[int], in
         elif line == "#EXT-X-DISCONTINUITY":
             marked.append(msn)
         elif line == "#EXT-X-GAP":
-            gaps += 1
+            gaps.append(msn)
         elif line and not line.startswith("#"):
             msn += 1
     return first, sequence, marked, msn - 1, gaps
@@ -116,7 +117,7 @@ def test_publisher_killed_comes_back_and_hls_js_and_dash_js_play_on(shared_serve
             viewers[0].page.wait_for_timeout(2500)
             for viewer in viewers:
                 stalls = viewer.stalls()
-                print(viewer.page.url, f"away {away:.1f} s, stood still {stalls}")
+                print(viewer.page.url, f"away {away:.1f} s, stood still {stalls}, missed {viewer.missing}")
                 assert sum(s for s, _ in stalls) < away + BEYOND_S, (viewer.page.url, away, stalls)
                 assert viewer.restarts() == 0
                 assert not viewer.missing
@@ -124,7 +125,9 @@ def test_publisher_killed_comes_back_and_hls_js_and_dash_js_play_on(shared_serve
             marks = {tuple(shape[2]) for shape in shapes.values()}
             assert len(marks) == 1, shapes
             assert len(marks.pop()) == count, shapes
-            assert {(s[1], s[4]) for s in shapes.values()} == {(0, 0)}, shapes
+            assert {s[1] for s in shapes.values()} == {0}, shapes
+            # A publisher that dies within some pictures of a cut has sent no sound for the segment that it began.
+            assert all(set(s[4]) <= {mark - 1 for mark in s[2]} for s in shapes.values()), shapes
     assert poller.statuses == {200}
     for seen in poller.first.values():
         assert seen == sorted(seen)
