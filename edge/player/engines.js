@@ -142,7 +142,8 @@ window.headraceEngines = (() => {
       if (event.mediaType === "video" && event.newRepresentation) host.level(event.newRepresentation.height);
     });
     player.on(events.ERROR, (event) => host.error(event.error && event.error.message, true));
-    player.on(events.PLAYBACK_ENDED, host.ended);
+    // Also said of a Period whose successor is not there yet: a publisher who has just come back.
+    player.on(events.PLAYBACK_ENDED, () => { if (!player.isDynamic()) host.ended(); });
     player.initialize(video, host.dashUrl, true);
     const latency = () => player.isReady() ? player.getCurrentLiveLatency() || null : null;
     const target = () => player.isReady() ? player.getTargetLiveDelay() || 3 : 3;
