@@ -125,7 +125,10 @@ window.headraceEngines = (() => {
   function dash(host) {
     const { video } = host;
     const player = window.dashjs.MediaPlayer().create();
-    player.updateSettings({ streaming: { liveCatchup: { enabled: true }, utcSynchronization: { enabled: true }, text: { defaultEnabled: false } } });
+    // maxDrift 0: no jumps to the live point, which lies between two Periods when a publisher has just come back; about
+    // one in thirty ended there for good. The page jumps, if need be, while the picture moves.
+    const liveCatchup = { enabled: true, maxDrift: 0, playbackRate: { min: -0.04, max: CATCH_UP - 1 } };
+    player.updateSettings({ streaming: { liveCatchup, utcSynchronization: { enabled: true }, text: { defaultEnabled: false } } });
     const { events } = window.dashjs.MediaPlayer;
     const look = () => host.recorded(!player.isDynamic());
     player.on(events.DYNAMIC_TO_STATIC, look);
@@ -147,6 +150,15 @@ window.headraceEngines = (() => {
     player.initialize(video, host.dashUrl, true);
     const latency = () => player.isReady() ? player.getCurrentLiveLatency() || null : null;
     const target = () => player.isReady() ? player.getTargetLiveDelay() || 3 : 3;
+    const live = () => video.currentTime + latency() - target();
+    // Behind a publisher's absence, dash.js waits as long again once it has what comes next. We go there when it is due.
+    let stoodAt = -1;
+    const leap = setInterval(() => {
+      const at = video.currentTime;
+      const next = Array.from({ length: video.buffered.length }, (_, index) => video.buffered.start(index)).find((start) => start > at);
+      if (at === stoodAt && next < live() && !video.paused && !video.seeking) player.seekToPresentationTime(live());
+      stoodAt = at;
+    }, 250);
     return {
       name: "dash.js",
       player,
@@ -154,14 +166,17 @@ window.headraceEngines = (() => {
       target,
       reach(over) {
         if (!player.isReady()) return null;
-        return over ? { start: 0, end: video.duration } : { start: player.getDvrWindow().start, end: video.currentTime + latency() - target() };
+        return over ? { start: 0, end: video.duration } : { start: player.getDvrWindow().start, end: live() };
       },
       place: (at) => at, // its clock is the MPD's, and that is the storyboard's
       edge: () => end(video) - target(),
       seek(at) { player.seekToPresentationTime(at); },
       goLive: () => player.seekToOriginalLive(),
       captions: (track, tracks) => player.setTextTrack(tracks.indexOf(track)),
-      destroy: () => player.destroy(), // all of it: a reset() after it throws
+      destroy() {
+        clearInterval(leap);
+        player.destroy(); // all of it: a reset() after it throws
+      },
     };
   }
 
