@@ -35,6 +35,8 @@ _TRANSCODE: Mapping[str, tuple[str, str]] = {
     "speed_ratio": ("headrace_transcode_speed_ratio", "Media seconds per second; below 1 the worker falls behind."),
     "queue_s": ("headrace_transcode_queue_seconds", "Media time that waits for the worker."),
     "queue_bytes": ("headrace_transcode_queue_bytes", "Bytes that wait for the worker."),
+    "worker_lag_s": ("headrace_transcode_lag_seconds", "How far the slowest rung is behind what the worker was given."),
+    "shed_level": ("headrace_transcode_shed_level", "Steps of relief now: rungs at half the frame rate, then left out."),
 }
 _PACKAGER: Mapping[str, tuple[str, str]] = {
     "held_bytes": ("headrace_packager_held_bytes", "Media bytes in memory for viewers."),
@@ -48,6 +50,8 @@ _COUNTERS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("source", "sent_again"): ("headrace_ingest_sent_again", "Packets that came at the second attempt."),
     ("transcode", "frames"): ("headrace_transcode_frames", "Frames decoded."),
     ("transcode", "dropped_frames"): ("headrace_transcode_dropped_frames", "Frames that were not encoded."),
+    ("transcode", "decoder_errors"): ("headrace_transcode_decoder_errors", "Errors of the decoder."),
+    ("transcode", "overruns"): ("headrace_transcode_overruns", "Times that a full queue to the worker was dropped."),
     ("packager", "dropped_packets"): ("headrace_packager_dropped_packets", "Packets that fitted into no segment."),
     ("packager", "holes"): ("headrace_packager_holes", "Holes in a rendition's time line."),
     ("packager", "late_releases"): (

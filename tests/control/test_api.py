@@ -41,7 +41,7 @@ BROADCAST = {
     "started": 1.0,
     "ended": None,
     "source": {"bitrate_bits": 6_000_000, "frame_rate": 30.0, "rtt_ms": 12.5, "bytes": 10},
-    "transcode": {"speed_ratio": 1.5, "state": "running"},
+    "transcode": {"speed_ratio": 1.5, "state": "running", "shed_level": 2, "worker_lag_s": 0.4, "overruns": 1},
     "dropped_packets": 3,
 }
 
@@ -283,6 +283,9 @@ async def test_metrics_have_our_names_and_those_of_the_edge(admin: httpx2.AsyncC
     }
     assert samples["headrace_ingest_bitrate_bits", "b1", "main"] == 6_000_000
     assert samples["headrace_transcode_speed_ratio", "b1", "main"] == 1.5
+    assert samples["headrace_transcode_shed_level", "b1", "main"] == 2
+    assert samples["headrace_transcode_lag_seconds", "b1", "main"] == 0.4
+    assert samples["headrace_transcode_overruns_total", "b1", "main"] == 1
     assert samples["headrace_control_dropped_packets_total", "b1", "main"] == 3
     assert samples["headrace_control_refused_keys_total", "unknown_key"] == 1
     assert samples["headrace_ingest_refused_callers_total", "srt"] == 6
