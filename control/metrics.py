@@ -36,7 +36,7 @@ _TRANSCODE: Mapping[str, tuple[str, str]] = {
     "queue_s": ("headrace_transcode_queue_seconds", "Media time that waits for the worker."),
     "queue_bytes": ("headrace_transcode_queue_bytes", "Bytes that wait for the worker."),
     "worker_lag_s": ("headrace_transcode_lag_seconds", "How far the slowest rung is behind what the worker was given."),
-    "shed_level": ("headrace_transcode_shed_level", "Steps of relief now: rungs at half the frame rate, then left out."),
+    "shed_level": ("headrace_transcode_shed_level", "Steps of relief: rungs at half the frame rate, then left out."),
 }
 _PACKAGER: Mapping[str, tuple[str, str]] = {
     "held_bytes": ("headrace_packager_held_bytes", "Media bytes in memory for viewers."),
