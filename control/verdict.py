@@ -89,7 +89,7 @@ def _losses(recent: Sequence[Sample], poor: list[str], weak: list[str]) -> None:
         weak.append("the source's clock jumped, or it was away: viewers see a break")
     loss = max(_number(sample, "loss_ratio") for sample in recent)
     if loss > BAD_LOSS_RATIO:
-        words = f"{loss:.1%} of the packets are lost for good: lower the bitrate or raise the latency in the encoder"
+        words = f"{loss:.1%} of the packets are lost for good: lower the bitrate; over SRT, a higher latency helps too"
         (poor if loss > TERRIBLE_LOSS_RATIO else weak).append(words)
     elif lost := sum(sample.lost for sample in recent):
         weak.append(f"{lost} packets or frames did not arrive whole in the last {len(recent)} s")

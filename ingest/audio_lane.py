@@ -1,8 +1,9 @@
 """Audio time from sample counts: frames follow each other without seams, and the stated times only steer.
 
 Three answers to a difference between the counted and the stated time:
-a slow drift is followed by frames that are a tick or a few longer or shorter; a hole becomes a `Gap` of a whole
-number of frames; frames for a time that is already filled are dropped.
+a slow drift is followed by frames that are a tick or a few longer or shorter; a hole is filled with a whole number of
+frames that a decoder conceals, or that are silent (a long one becomes a `Gap`); frames for a time that is already
+filled are dropped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _MOST_SLEW = 256
 """At most one part in 256 longer or shorter: far below what is heard, far above the drift of any crystal."""
 _WIDEST_S = 1 / 5
 """Sources that stamp unsteadily get a wider tolerance, but never more than 200 ms."""
+_FILLED_S = 1
+"""A hole up to this long is filled: packets that a bad network lost, or that a silent source did not send."""
 
 
 class AudioLane:
@@ -62,7 +65,7 @@ class AudioLane:
             self._counters.dropped += 1
             return out
         stated = rescale(pts, VIDEO_TIMESCALE, self._track.timescale) + sample.offset_samples
-        if not self._steer(stated, length, sample.estimated, out):
+        if not self._steer(sample, stated, length, out):
             self._counters.dropped += 1
             return out
         assert self._next is not None
@@ -71,7 +74,7 @@ class AudioLane:
         self._next += length
         return out
 
-    def _steer(self, stated: int, length: int, estimated: bool, out: list[Packet | Gap]) -> bool:
+    def _steer(self, sample: Sample, stated: int, length: int, out: list[Packet | Gap]) -> bool:
         """Decide where the frame goes, in `_next`; False to drop it."""
         if self._rephase or self._next is None:
             floor = rescale(self._floor, VIDEO_TIMESCALE, self._track.timescale) if self._next is None else self._next
@@ -81,7 +84,7 @@ class AudioLane:
             self._rephase = self._slewing = False
             self._mean = self._jitter = 0
             return True
-        if estimated:
+        if sample.estimated:
             return True
         error = stated - self._next
         # Wider for a source that stamps unsteadily, so that its jitter is not taken for holes.
@@ -89,15 +92,34 @@ class AudioLane:
         if error < -limit:
             return False
         if error > limit:
-            start = self.end
-            frames = (2 * error + length) // (2 * length)
-            self._next += frames * length
-            error -= frames * length
+            hole = (2 * error + length) // (2 * length) * length
+            error -= hole
             self._counters.holes += 1
-            out.append(Gap(self._track.id, start, self.end, "packet_loss"))
+            self._fill(hole, sample.data, out)
         self._jitter += (abs(error * _SMOOTH - self._mean) - self._jitter) // _SMOOTH
         self._mean += (error * _SMOOTH - self._mean) // _SMOOTH
         return True
+
+    def _fill(self, hole: int, following: bytes, out: list[Packet | Gap]) -> None:
+        assert self._next is not None
+        until = self._next + hole
+        frame = self._stand_in(following) if hole <= self._rate * _FILLED_S else b""
+        length = self._length(frame) if frame else hole + 1
+        while self._next + length <= until:
+            out.append(Packet(self._track, self._next, self._next, length, True, frame))
+            self._next += length
+        if self._next < until:
+            start, self._next = self.end, until
+            out.append(Gap(self._track.id, start, self.end, "packet_loss"))
+
+    def _stand_in(self, following: bytes) -> bytes:
+        """A frame for one that never came; empty where none can be made. `following`: the next that did."""
+        try:
+            if self._track.codec is Codec.OPUS:
+                return opus.lost_frame(following, self._track.config)
+            return aac.silent_frame(self._track.config)
+        except ProtocolError:
+            return b""
 
     def _slew(self, length: int) -> int:
         mean = self._mean // _SMOOTH

@@ -52,7 +52,7 @@ class Receive:
         self._ssrc: dict[Kind, int] = {}
         self._heard_us: int | None = None
         self._reported_us = 0
-        self._reported = (0, 0)
+        self._reported = (0, 0, 0)
         self._open = True
         self._timeline = Timeline(publication.origin, UNWRAPPED_90K, jump_limit_s=limits.max_timestamp_jump_s)
         self.packets = 0
@@ -103,12 +103,12 @@ class Receive:
             return
         self._reported_us = now_us
         lost = self._frames.order.lost + self._audio_order.lost
-        came = self.packets + lost
-        holes = self._nacks.holes + self._audio_order.lost
-        expected, missed = came - self._reported[0], holes - self._reported[1]
-        self._reported = came, holes
+        now = self.packets + lost, lost, self._nacks.holes + self._audio_order.lost
+        came, gone, holes = (after - before for after, before in zip(now, self._reported, strict=True))
+        self._reported = now
         self._publication.report(
-            loss_ratio=min(1.0, missed / expected) if expected > 0 else 0.0,
+            loss_ratio=min(1.0, gone / came) if came > 0 else 0.0,
+            link_loss_ratio=min(1.0, holes / came) if came > 0 else 0.0,
             network_jitter_ms=round(max(jitter.value_us for jitter in self._jitter.values()) / 1000, 1),
             unrecovered_packets=lost,
             retransmitted_packets=self._nacks.recovered,
@@ -156,10 +156,10 @@ class Receive:
             self._ssrc[Kind.AUDIO] = ssrc
             self._audio_order = Reorder(AUDIO_HOLE_US, AUDIO_HELD)
             self._sync.restart(Kind.AUDIO)
+            self.audio.restart()
         for _, ordered in self._audio_order.push(piece, now_us):
             if ordered.data:
-                coded = self.audio.packet(ordered, now_us)
-                if coded is not None:
+                for coded in self.audio.packet(ordered, now_us):
                     self._emit(coded, now_us)
 
     def _count(self, kind: Kind, piece: Piece) -> int:

@@ -6,7 +6,7 @@ presentation times only; decoding times are the timeline's work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,6 +20,8 @@ from media.track import Codec, Kind, Track
 
 VIDEO_ID = 0
 AUDIO_ID = 100
+MOST_CONCEALED = opus.CLOCK_HZ
+"""A second; what is missing for longer is a hole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,11 @@ class Video:
 
 
 class Audio:
-    """The audio track: Opus packets in, coded units out."""
+    """The audio track: Opus packets in, coded units out.
+
+    RTP tells to the sample what is missing (lost on the way, or not sent in silence); a frame that decoders conceal
+    stands for each one.
+    """
 
     def __init__(self, sync: LipSync, channels: int = 2) -> None:
         self._sync = sync
@@ -101,16 +107,34 @@ class Audio:
         self.track = audio_track(AUDIO_ID, Codec.OPUS, head)
         self.bad_frames = 0
         self.frames = 0
+        self._due: int | None = None
+        """RTP timestamp of the next packet, if none is missing."""
 
-    def packet(self, piece: Piece, now_us: int) -> Coded | None:
+    def restart(self) -> None:
+        """The track goes on with new, unrelated timestamps (another SSRC)."""
+        self._due = None
+
+    def packet(self, piece: Piece, now_us: int) -> list[Coded]:
+        """The packet's unit, behind those for what is missing before it; none for a broken packet."""
         try:
             duration = opus.packet_duration(piece.data)
         except ProtocolError:
             self.bad_frames += 1
-            return None
+            return []
         pts = self._sync.place(Kind.AUDIO, piece.timestamp, opus.CLOCK_HZ, now_us)
+        missing = (piece.timestamp - self._due + (1 << 31)) % (1 << 32) - (1 << 31) if self._due is not None else 0
+        if missing >= 0 or missing < -MOST_CONCEALED:  # else it comes late, or again
+            self._due = (piece.timestamp + duration) % (1 << 32)
         self.frames += 1
-        return Coded(self.track, pts, duration, True, piece.data)
+        return [*self._stand_ins(piece.data, pts, missing), Coded(self.track, pts, duration, True, piece.data)]
+
+    def _stand_ins(self, following: bytes, end: int, missing: int) -> Iterator[Coded]:
+        if not 0 < missing <= MOST_CONCEALED:
+            return
+        frame = opus.lost_frame(following, self.track.config)
+        length = opus.packet_duration(frame)
+        for pts in range(end - missing // length * length, end, length):
+            yield Coded(self.track, pts, length, True, frame)
 
 
 def vp8_size(frame: bytes) -> tuple[int, int]:

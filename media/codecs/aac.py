@@ -19,6 +19,28 @@ SBR = 5
 PS = 29
 _GENERAL = (1, 2, 3, 4, 6, 7, 17, 19, 20, 21, 22, 23)
 """Object types that carry a GASpecificConfig."""
+_PLAIN = (1, 2, 4)
+"""Main, LC and LTP, whose syntax is the same for silence."""
+_ELEMENTS = {
+    1: ("sce",),
+    2: ("cpe",),
+    3: ("sce", "cpe"),
+    4: ("sce", "cpe", "sce"),
+    5: ("sce", "cpe", "cpe"),
+    6: ("sce", "cpe", "cpe", "lfe"),
+    7: ("sce", "cpe", "cpe", "cpe", "lfe"),
+}
+"""Syntactic elements by channelConfiguration (table 1.19)."""
+_STREAM = f"{0:08b}" + "{info}" + "000"
+"""An individual_channel_stream without a spectrum: global_gain, ics_info, no pulse, TNS or gain control."""
+_INFO = f"{0:011b}"
+"""An ics_info: one long window, no scale factor band, no prediction."""
+_SILENCE = {
+    "sce": "000{tag:04b}" + _STREAM.format(info=_INFO),
+    "cpe": "001{tag:04b}1" + _INFO + "00" + 2 * _STREAM.format(info=""),
+    "lfe": "011{tag:04b}" + _STREAM.format(info=_INFO),
+}
+"""In bits: single_channel_element, channel_pair_element with a common window, lfe_channel_element."""
 ADTS_SYNC = 0xFFF0
 """The first 16 bits of a frame under `ADTS_MASK`: syncword and layer."""
 ADTS_MASK = 0xFFF6
@@ -130,6 +152,24 @@ def build_asc(config: AacConfig) -> bytes:
         value, length = value << size | field, length + size
     padding = -length % 8
     return (value << padding).to_bytes((length + padding) // 8, "big")
+
+
+def silent_frame(config: bytes) -> bytes:
+    """A raw_data_block (ISO/IEC 14496-3 4.4.2) of silence; empty for a coder or a layout that it is not known of.
+    Raises `ProtocolError`."""
+    if parse_asc(config).object_type not in _PLAIN:
+        return b""
+    bits = Bits(config)
+    _read_type(bits)
+    _read_rate(bits)
+    text, tags = "", {"sce": 0, "cpe": 0, "lfe": 0}
+    for element in _ELEMENTS.get(bits.u(4), ()):
+        text += _SILENCE[element].format(tag=tags[element])
+        tags[element] += 1
+    if not text:
+        return b""
+    text += "111"  # ID_END
+    return int(text.ljust(-(-len(text) // 8) * 8, "0"), 2).to_bytes(-(-len(text) // 8), "big")
 
 
 def codec_string(config: bytes) -> str:

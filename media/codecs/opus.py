@@ -103,6 +103,14 @@ def packet_duration(packet: bytes) -> int:
     return count * frame
 
 
+def lost_frame(packet: bytes, config: bytes) -> bytes:
+    """A packet that stands for one lost frame of the kind in `packet`: a TOC byte and no data, which decoders conceal
+    (RFC 6716 3.1 and 2.1.7). Empty for several streams, whose packets are framed otherwise. Raises `ProtocolError`."""
+    if not packet or (config and parse_head(config).streams > 1):
+        return b""
+    return bytes((packet[0] & 0xFC,))
+
+
 def codec_string(_config: bytes = b"") -> str:
     """`opus`, as in the dOps sample entry and in HLS."""
     return "opus"

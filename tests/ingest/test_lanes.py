@@ -12,6 +12,7 @@ from stamps import ASC, AUDIO, OPUS, OPUS_20_MS, RATES, gaps, packets, run, seam
 from ingest.lanes import MS
 from ingest.sample import MPEGTS_CLOCK, RTMP_CLOCK, UNWRAPPED_90K, Sample
 from ingest.timeline import Timeline
+from media.codecs.aac import silent_frame
 from media.packet import Packet
 from media.track import Codec, Kind, Track
 
@@ -149,9 +150,29 @@ class TestAudio:
         stated_s = 99_999 * 1024 / 44_100 * 1.0002
         assert abs(got[-1].dts / 44_100 - stated_s) < 0.015
 
-    def test_a_hole_is_a_gap_of_whole_frames(self) -> None:
+    def test_a_hole_is_filled_with_silent_frames(self) -> None:
         kept = [index for index in range(400) if not 100 <= index < 110]
-        items, timeline = run(Sample(AUDIO, round(index * 1024_000 / 44_100), b"") for index in kept)
+        items, timeline = run(Sample(AUDIO, round(index * 1024_000 / 44_100), b"sound") for index in kept)
+        got = packets(items, 100)
+        assert [packet.dts for packet in got] == [index * 1024 for index in range(400)]
+        assert [index for index, packet in enumerate(got) if packet.data != b"sound"] == list(range(100, 110))
+        assert {packet.data for packet in got[100:110]} == {silent_frame(ASC)}
+        assert not gaps(items)
+        assert timeline.counters.holes == 1
+
+    def test_a_hole_in_opus_is_filled_with_lost_frames(self) -> None:
+        kept = [index for index in range(200) if not 100 <= index < 110]
+        items, _ = run(Sample(OPUS, index * 20, OPUS_20_MS + b"sound") for index in kept)
+        got = packets(items, 100)
+        assert [packet.dts for packet in got] == [index * 960 for index in range(200)]
+        assert {packet.data for packet in got[100:110]} == {OPUS_20_MS[:1]}
+        assert not gaps(items)
+
+    @pytest.mark.parametrize(("asc", "missing"), [(ASC, 50), (bytes.fromhex("1a10"), 10)])
+    def test_a_long_hole_or_one_of_another_coder_is_a_gap_of_whole_frames(self, asc: bytes, missing: int) -> None:
+        track = Track(100, Kind.AUDIO, Codec.AAC, 44_100, asc, sample_rate=44_100, channels=2)
+        kept = [index for index in range(400) if not 100 <= index < 100 + missing]
+        items, timeline = run(Sample(track, round(index * 1024_000 / 44_100), b"") for index in kept)
         assert [packet.dts for packet in packets(items, 100)] == [index * 1024 for index in kept]
         assert [gap.reason for gap in gaps(items)] == ["packet_loss"]
         assert timeline.counters.holes == 1

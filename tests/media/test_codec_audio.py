@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import av
 import pytest
+from av.audio.codeccontext import AudioCodecContext
+from av.plane import Plane
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -211,3 +214,67 @@ def test_noise_raises_protocol_error_only(data: bytes) -> None:
             read(data)
         except ProtocolError:
             continue
+
+
+def decoded(codec: str, config: bytes, layout: str, frames: Sequence[bytes]) -> list[list[float]]:
+    """What libav makes of frames at 48 kHz, with every error told: the samples of all channels, by frame."""
+    context = av.CodecContext.create(codec, "r")
+    assert isinstance(context, AudioCodecContext)
+    context.sample_rate, context.layout, context.extradata = 48_000, layout, config
+    context.options = {"err_detect": "explode+bitstream+buffer"}
+    sounds = [sound for frame in frames for sound in context.decode(av.Packet(frame))]
+    return [
+        [value for plane in sound.planes[: sound.layout.nb_channels] for value in samples(sound, plane)]
+        for sound in sounds
+    ]
+
+
+def samples(sound: av.AudioFrame, plane: Plane) -> array[Any]:
+    """A plane's samples; what lies behind them in the buffer is not theirs."""
+    found = array({"s16": "h", "flt": "f", "fltp": "f"}[sound.format.name])
+    count = sound.samples * (1 if sound.format.is_planar else len(sound.layout.channels))
+    found.frombytes(memoryview(plane)[: count * found.itemsize])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layout", "channels"), [("mono", 1), ("stereo", 2), ("3.0", 3), ("4.0", 4), ("5.0", 5), ("5.1", 6), ("7.1", 8)]
+)
+def test_a_silent_frame_of_aac_is_silent(layout: str, channels: int) -> None:
+    config = aac.build_asc(aac.AacConfig(2, 48_000, channels, output_rate=48_000))
+    sounds = decoded("aac", config, layout, [aac.silent_frame(config)] * 3)
+    assert [len(sound) for sound in sounds] == [channels * 1024] * 3
+    assert not any(map(any, sounds))
+
+
+def test_a_silent_frame_stands_between_any_others(sound: MakeClip) -> None:
+    clip = sound("aac", 48_000, "stereo")
+    frames = list(clip.packets)
+    whole = decoded("aac", clip.extradata, "stereo", frames)
+    frames[5] = aac.silent_frame(clip.extradata)
+    holed = decoded("aac", clip.extradata, "stereo", frames)
+    assert len(holed) == len(whole)
+    assert holed[:5] == whole[:5]
+    for before, after in zip(whole[7:], holed[7:], strict=True):
+        assert max(abs(a - b) for a, b in zip(before, after, strict=True)) < 0.01  # noise substitution is random
+
+
+def test_no_silent_frame_of_a_coder_with_another_syntax() -> None:
+    assert aac.silent_frame(bytes.fromhex("1a10")) == b""  # SSR
+
+
+def test_a_lost_frame_of_opus_is_concealed_by_the_decoder(sound: MakeClip) -> None:
+    clip = sound("libopus", 48_000, "stereo")
+    frames = list(clip.packets)
+    frames[8] = opus.lost_frame(frames[7], clip.extradata)
+    assert opus.packet_duration(frames[8]) == opus.packet_duration(frames[7])
+    whole, played = (decoded("libopus", clip.extradata, "stereo", f) for f in (clip.packets, frames))
+    assert [len(found) for found in played] == [len(found) for found in whole]
+    assert played[:8] == whole[:8]
+    # It goes on with what was before.
+    assert sum(map(abs, played[8])) > sum(map(abs, whole[8])) / 4
+
+
+def test_no_lost_frame_where_packets_hold_several_streams() -> None:
+    head = opus.build_head(opus.OpusHead(channels=6, family=1, streams=4, coupled=2, mapping=bytes(range(6))))
+    assert opus.lost_frame(b"\xf8\0", head) == b""
