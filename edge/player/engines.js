@@ -151,12 +151,13 @@ window.headraceEngines = (() => {
     const latency = () => player.isReady() ? player.getCurrentLiveLatency() || null : null;
     const target = () => player.isReady() ? player.getTargetLiveDelay() || 3 : 3;
     const live = () => video.currentTime + latency() - target();
-    // Behind a publisher's absence, dash.js waits as long again once it has what comes next. We go there when it is due.
+    // Behind a publisher's absence, dash.js waits as long again once it has what comes next. We go there when it is due;
+    // who has gone back in time, at once.
     let stoodAt = -1;
     const leap = setInterval(() => {
       const at = video.currentTime;
       const next = Array.from({ length: video.buffered.length }, (_, index) => video.buffered.start(index)).find((start) => start > at);
-      if (at === stoodAt && next < live() && !video.paused && !video.seeking) player.seekToPresentationTime(live());
+      if (at === stoodAt && next < live() && !video.paused && !video.seeking) player.seekToPresentationTime(next + 0.01);
       stoodAt = at;
     }, 250);
     return {
