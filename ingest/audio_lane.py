@@ -26,6 +26,8 @@ _WIDEST_S = 1 / 5
 """Sources that stamp unsteadily get a wider tolerance, but never more than 200 ms."""
 _FILLED_S = 1
 """A hole up to this long is filled: packets that a bad network lost, or that a silent source did not send."""
+_MOST_FILLED = 100
+"""Frames for one hole: a second of AAC at 96 kHz. The shortest of Opus would be 400, work to be had for nothing."""
 
 
 class AudioLane:
@@ -105,7 +107,7 @@ class AudioLane:
         until = self._next + hole
         frame = self._stand_in(following) if hole <= self._rate * _FILLED_S else b""
         length = self._length(frame) if frame else hole + 1
-        while self._next + length <= until:
+        while hole // length <= _MOST_FILLED and self._next + length <= until:
             out.append(Packet(self._track, self._next, self._next, length, True, frame))
             self._next += length
         if self._next < until:

@@ -22,6 +22,9 @@ VIDEO_ID = 0
 AUDIO_ID = 100
 MOST_CONCEALED = opus.CLOCK_HZ
 """A second; what is missing for longer is a hole."""
+MOST_STAND_INS = 50
+"""For one packet: a second of the usual 20 ms. With the shortest frames it would be 400, which is work to be had for
+nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,8 @@ class Audio:
             return
         frame = opus.lost_frame(following, self.track.config)
         length = opus.packet_duration(frame)
+        if missing // length > MOST_STAND_INS:
+            return
         for pts in range(end - missing // length * length, end, length):
             yield Coded(self.track, pts, length, True, frame)
 

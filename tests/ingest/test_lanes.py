@@ -168,6 +168,12 @@ class TestAudio:
         assert {packet.data for packet in got[100:110]} == {OPUS_20_MS[:1]}
         assert not gaps(items)
 
+    def test_a_hole_of_very_many_frames_is_a_gap(self) -> None:
+        short = bytes((0xE0, 1))  # 2.5 ms
+        items, _ = run(Sample(OPUS, at, short) for at in (0, 400))
+        assert len(packets(items, 100)) == 2
+        assert [gap.reason for gap in gaps(items)] == ["packet_loss"]
+
     @pytest.mark.parametrize(("asc", "missing"), [(ASC, 50), (bytes.fromhex("1a10"), 10)])
     def test_a_long_hole_or_one_of_another_coder_is_a_gap_of_whole_frames(self, asc: bytes, missing: int) -> None:
         track = Track(100, Kind.AUDIO, Codec.AAC, 44_100, asc, sample_rate=44_100, channels=2)

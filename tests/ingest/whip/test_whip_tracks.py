@@ -66,6 +66,12 @@ class TestSound:
         assert len(self.stamps(0, 960 + 48_000)) == 52
         assert self.stamps(0, 1920 + 48_000) == [(0, self.PACKET), (1920 + 48_000, self.PACKET)]
 
+    def test_a_packet_brings_fifty_others_at_most(self) -> None:
+        audio, short = Audio(LipSync()), bytes((0xE0, 1, 2))  # 2.5 ms
+        audio.packet(Piece(0, 0, True, short), 0)
+        assert len(audio.packet(Piece(1, 120 + 50 * 120, True, short), 0)) == 51
+        assert len(audio.packet(Piece(2, 120 + 102 * 120, True, short), 0)) == 1
+
     def test_a_packet_that_comes_again_is_no_hole(self) -> None:
         assert [at for at, _ in self.stamps(9600, 9600, 8640, 10_560)] == [0, 0, -960, 960]
 
