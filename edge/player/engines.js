@@ -125,8 +125,8 @@ window.headraceEngines = (() => {
   function dash(host) {
     const { video } = host;
     const player = window.dashjs.MediaPlayer().create();
-    // maxDrift 0: no jumps to the live point, which lies between two Periods when a publisher has just come back; about
-    // one in thirty ended there for good. The page jumps, if need be, while the picture moves.
+    // maxDrift 0: no jumps to the live point, which lies between two Periods when a publisher has just come back; now
+    // and then one ended there for good. The page jumps, if need be, while the picture moves.
     const liveCatchup = { enabled: true, maxDrift: 0, playbackRate: { min: -0.04, max: CATCH_UP - 1 } };
     player.updateSettings({ streaming: { liveCatchup, utcSynchronization: { enabled: true }, text: { defaultEnabled: false } } });
     const { events } = window.dashjs.MediaPlayer;
@@ -145,7 +145,7 @@ window.headraceEngines = (() => {
       if (event.mediaType === "video" && event.newRepresentation) host.level(event.newRepresentation.height);
     });
     player.on(events.ERROR, (event) => host.error(event.error && event.error.message, true));
-    // Also said of a Period whose successor is not there yet: a publisher who has just come back.
+    // dash.js says it at the end of any Period that it did not leave by itself: where a publisher has just come back.
     player.on(events.PLAYBACK_ENDED, () => { if (!player.isDynamic()) host.ended(); });
     player.initialize(video, host.dashUrl, true);
     const latency = () => player.isReady() ? player.getCurrentLiveLatency() || null : null;

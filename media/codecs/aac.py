@@ -31,9 +31,9 @@ _ELEMENTS = {
     7: ("sce", "cpe", "cpe", "cpe", "lfe"),
 }
 """Syntactic elements by channelConfiguration (table 1.19)."""
-_STREAM = f"{0:08b}" + "{info}" + "000"
+_STREAM = "00000000{info}000"
 """An individual_channel_stream without a spectrum: global_gain, ics_info, no pulse, TNS or gain control."""
-_INFO = f"{0:011b}"
+_INFO = 11 * "0"
 """An ics_info: one long window, no scale factor band, no prediction."""
 _SILENCE = {
     "sce": "000{tag:04b}" + _STREAM.format(info=_INFO),
@@ -169,7 +169,8 @@ def silent_frame(config: bytes) -> bytes:
     if not text:
         return b""
     text += "111"  # ID_END
-    return int(text.ljust(-(-len(text) // 8) * 8, "0"), 2).to_bytes(-(-len(text) // 8), "big")
+    text += "0" * (-len(text) % 8)
+    return int(text, 2).to_bytes(len(text) // 8, "big")
 
 
 def codec_string(config: bytes) -> str:
