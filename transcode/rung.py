@@ -12,12 +12,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 import structlog
-from av.video.frame import VideoFrame
 
 from media.clock import VIDEO_TIMESCALE
 from media.packet import Packet
@@ -25,7 +23,7 @@ from transcode.budget import Budget
 from transcode.encoder import Coded, Colour, Encoder, EncoderError
 from transcode.output import Output
 from transcode.plan import VideoEncode
-from transcode.scale import Scaler
+from transcode.shot import Shot, Size
 
 log = structlog.get_logger(__name__)
 
@@ -37,20 +35,6 @@ HOLE_TICKS = VIDEO_TIMESCALE
 
 QUEUE_PICTURES = 6
 """Decoded pictures that wait for one rung: enough to even out a slow IDR, few enough for memory and latency."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """A decoded picture on its way to rungs. `picture` is shared between threads: it is only read."""
-
-    picture: VideoFrame
-    pts: int
-    duration: int
-    idr: bool
-    sample_aspect: Fraction
-    colour: Colour
-    anew: bool = False
-    """Whether it is the first behind a discontinuity: the time before it belongs to no picture."""
 
 
 class Rung(threading.Thread):
@@ -71,7 +55,7 @@ class Rung(threading.Thread):
         self._output = output
         self._after = after
         self._queue: queue.Queue[Shot | None] = queue.Queue(QUEUE_PICTURES)
-        self._scaler = Scaler(spec.width, spec.height, spec.sample_aspect)
+        self.size = Size(spec)
         self._encoder: Encoder | None = None
         self._candidates = deque(spec.encoders)
         self._owes_idr = False
@@ -148,13 +132,12 @@ class Rung(threading.Thread):
             return
         assert self._encoder is not None
         try:
-            picture = self._scaler(shot.picture, shot.sample_aspect)
+            picture = self.size.of(shot)
         except av.FFmpegError as error:
             # A picture that libav cannot convert. If it was to be an IDR, the next one is.
             self._owes_idr = idr
             self.dropped += 1
             self.position = shot.pts
-            self._scaler = Scaler(self.spec.width, self.spec.height, self.spec.sample_aspect)
             log.warning("picture_not_scaled", rendition=self.spec.name, error=str(error))
             return
         self._owes_idr = False

@@ -14,8 +14,8 @@ from av.video.frame import VideoFrame
 
 from transcode.encoder import TIME_BASE
 from transcode.output import Output
-from transcode.rung import Shot
 from transcode.scale import Scaler
+from transcode.shot import Shot
 
 log = structlog.get_logger(__name__)
 

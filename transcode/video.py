@@ -22,9 +22,10 @@ from transcode.decoder import DecoderError, VideoDecoder
 from transcode.inbox import Inbox, Turn
 from transcode.output import Output
 from transcode.plan import Plan, VideoEncode
-from transcode.rung import Rung, Shot
+from transcode.rung import Rung
 from transcode.scale import colour_of
 from transcode.shed import Shedder
+from transcode.shot import Shot, stack
 from transcode.thumbnail import Thumbnailer
 
 log = structlog.get_logger(__name__)
@@ -201,6 +202,7 @@ class VideoBranch(threading.Thread):
         for name, spec in wanted.items():
             if name not in self._rungs:
                 self._rungs[name] = self._start(spec)
+        stack(rung.size for rung in self._rungs.values())
         thinned = self._shedder.thinned(specs)
         for name, rung in self._rungs.items():
             rung.thin = 2 if name in thinned else 1

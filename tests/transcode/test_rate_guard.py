@@ -11,8 +11,9 @@ from media.track import Codec
 from transcode import rung as module
 from transcode.encoder import Coded
 from transcode.plan import VideoEncode
-from transcode.rung import Rung, Shot
+from transcode.rung import Rung
 from transcode.scale import colour_of
+from transcode.shot import Shot
 
 RATE = 400_000
 

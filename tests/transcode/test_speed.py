@@ -12,8 +12,9 @@ import pytest
 from media.track import Codec
 from transcode import video as module
 from transcode.plan import Plan, VideoEncode
-from transcode.rung import Rung, Shot
+from transcode.rung import Rung
 from transcode.scale import colour_of
+from transcode.shot import Shot
 from transcode.video import VideoBranch
 
 TICKS = 90_000

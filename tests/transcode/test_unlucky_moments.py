@@ -29,10 +29,11 @@ from transcode.pipeline import Pipeline
 from transcode.plan import Plan, VideoEncode, make_plan
 from transcode.pool import Pool
 from transcode.process import WorkerError, _explain
-from transcode.rung import Rung, Shot
+from transcode.rung import Rung
 from transcode.scale import Scaler, colour_of, tame
 from transcode.settings import TranscodeSettings
 from transcode.shed import STEP_S, Shedder
+from transcode.shot import Shot
 from transcode.thumbnail import Jpeg
 
 TRACK = Track(0, Kind.VIDEO, Codec.H264, 90_000, width=320, height=180)
