@@ -29,7 +29,7 @@ from transcode.scale import Deinterlacer, tame
 log = structlog.get_logger(__name__)
 
 _SOFTWARE = {Codec.H264: "h264", Codec.HEVC: "hevc", Codec.AV1: "libdav1d", Codec.VP8: "vp8"}
-_OWN_NAME = ("qsv", "amf", "v4l2m2m")
+_OWN_NAME = ("qsv", "amf", "v4l2m2m", "ni_quadra_dec")
 """Families whose decoders libav lists under names of their own; the others help the codec's native decoder."""
 
 THREADS = 2
@@ -51,6 +51,8 @@ class DecoderError(HeadraceError):
 def libav_name(name: str) -> str:
     """libav's decoder of a name as in `hardware.DECODERS`."""
     codec, _, help_ = name.partition("+")
+    if help_ == "ni_quadra_dec" and codec == "hevc":
+        return f"h265_{help_}"
     if help_ in _OWN_NAME:
         return f"{codec}_{help_}"
     return _SOFTWARE.get(Codec(codec), codec) if not help_ else codec

@@ -27,7 +27,8 @@ NODES = {
     "vaapi": "/dev/dri/renderD*",
     "v4l2m2m": "/dev/video*",
     "videotoolbox": "macOS",
-    "enc": "/dev/nvme*",
+    "enc": "/dev/nvme*",  # NETINT's: an SSD has one too, but no build without its encoders tries it
+    "dec": "/dev/nvme*",
 }
 """What has to be there for a family of encoders or decoders: the last part of their names."""
 
@@ -90,7 +91,7 @@ def find(root: Path = Path("/")) -> tuple[Device, ...]:
     if sys.platform == "darwin":
         found.append(Device("videotoolbox", "Apple VideoToolbox", frozenset({"videotoolbox"})))
     if glob.glob(str(root / "dev/nvme*")):
-        found.append(Device("netint", "NETINT", frozenset({"enc"})))
+        found.append(Device("netint", "NETINT", frozenset({"enc", "dec"})))
     return (*found, Device(CPU, "CPU", frozenset({""})))
 
 

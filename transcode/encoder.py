@@ -176,6 +176,12 @@ def options(spec: VideoEncode, name: str, threads: int) -> dict[str, str]:
         return common | {"rc_mode": "CBR", "async_depth": "1", "bf": "0"}
     if name.endswith("_amf"):
         return common | {"usage": "lowlatency", "rc": "cbr", "forced_idr": "1", "bf": "0"}
+    if name.endswith("_ni_quadra_enc"):
+        # gopPresetIdx 9: each picture refers to the one before; without GenHdrs there is no global header.
+        return {
+            "xcoder-params": "RcEnable=1:gopPresetIdx=9:lowDelay=1:forceFrameType=1:GenHdrs=1:intraPeriod=0:"
+            f"vbvBufferSize={spec.buffer_ms}"
+        }
     if name.endswith("_videotoolbox"):
         return {"realtime": "1", "profile": spec.profile}
     return common

@@ -45,6 +45,7 @@ DECODERS = (
     "h264+amf", "hevc+amf", "av1+amf",
     "h264+videotoolbox", "hevc+videotoolbox",
     "h264+v4l2m2m", "hevc+v4l2m2m",
+    "h264+ni_quadra_dec", "hevc+ni_quadra_dec",
     "h264", "hevc", "av1",
 )  # fmt: skip
 

@@ -248,7 +248,7 @@ def listed() -> dict[str, list[str]]:
 def _build_has(name: str, codecs: set[str]) -> bool:
     help_ = name.partition("+")[2]
     libav = libav_name(name)
-    if help_ == "v4l2m2m" or not help_:
+    if help_ in ("v4l2m2m", "ni_quadra_dec", ""):  # pictures come in memory
         return libav in codecs
     return libav in codecs and any(c.device_type.name == help_ for c in av.Codec(libav, "r").hardware_configs or ())
 

@@ -92,3 +92,5 @@ def test_names() -> None:
     assert libav_name("av1") == "libdav1d"
     assert libav_name("av1+cuda") == "av1"
     assert libav_name("hevc+qsv") == "hevc_qsv"
+    assert libav_name("h264+ni_quadra_dec") == "h264_ni_quadra_dec"
+    assert libav_name("hevc+ni_quadra_dec") == "h265_ni_quadra_dec"

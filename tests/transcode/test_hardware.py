@@ -88,15 +88,18 @@ def test_devices_are_found_by_their_nodes_and_vendors(tmp_path: Path) -> None:
     (tmp_path / "dev/dri").mkdir(parents=True)
     for name in ("nvidia0", "nvidia3", "nvidiactl"):
         (tmp_path / "dev" / name).touch()
+    (tmp_path / "dev/nvme0").touch()
     for node, vendor in vendors.items():
         (tmp_path / "dev/dri" / node).touch()
         (tmp_path / "sys/class/drm" / node / "device").mkdir(parents=True)
         (tmp_path / "sys/class/drm" / node / "device/vendor").write_text(f"{vendor}\n")
     found = {d.id: d for d in find(tmp_path)}
     assert list(found) == [
-        "cuda:0", "cuda:1", "/dev/dri/renderD129", "/dev/dri/renderD130", "/dev/dri/renderD131", "cpu"
+        "cuda:0", "cuda:1", "/dev/dri/renderD129", "/dev/dri/renderD130", "/dev/dri/renderD131",
+        "netint", "cpu",
     ]  # fmt: skip
     assert found["/dev/dri/renderD129"].families == {"qsv", "vaapi"}
     assert found["/dev/dri/renderD130"].families == {"amf", "vaapi"}
     assert found["/dev/dri/renderD131"].families == {"vaapi"}
+    assert {family_of("av1_ni_quadra_enc"), family_of("hevc+ni_quadra_dec")} == found["netint"].families
     assert found["/dev/dri/renderD129"].label == "Intel GPU renderD129"
