@@ -40,7 +40,7 @@ from processes import usage_s
 
 from media.packet import Packet
 from transcode.ladder import PRESETS
-from transcode.plan import make_plan
+from transcode.planner import make_plan
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
 

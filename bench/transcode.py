@@ -45,7 +45,8 @@ from packager.cmaf.fragment import Sample, chunk
 from packager.cmaf.init import init_segment
 from transcode.encoder import _threads, options
 from transcode.ladder import PRESETS, Ladder, Rung
-from transcode.plan import Plan, VideoEncode, make_plan
+from transcode.plan import Plan, VideoEncode
+from transcode.planner import make_plan
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
 

@@ -23,7 +23,8 @@ from transcode.device import seat as seat_on
 from transcode.hardware import Hardware
 from transcode.ladder import Ladder, Rung, ladders
 from transcode.placement import Placement
-from transcode.plan import Plan, make_plan
+from transcode.plan import Plan
+from transcode.planner import make_plan
 from transcode.settings import TranscodeSettings
 
 log = structlog.get_logger(__name__)

@@ -15,7 +15,8 @@ from media.packet import Packet
 from media.rendition import Rendition
 from media.track import Codec, Kind, Track
 from transcode.ladder import PRESETS
-from transcode.plan import Plan, make_plan
+from transcode.plan import Plan
+from transcode.planner import make_plan
 from transcode.settings import TranscodeSettings
 
 TRACK = Track(0, Kind.VIDEO, Codec.H264, 90_000, width=1280, height=720)

@@ -11,7 +11,7 @@ from media.packet import Packet
 from transcode import decoder as decoder_module
 from transcode.decoder import SILENT_PACKETS, DecoderError, OneDecoder, VideoDecoder, libav_name
 from transcode.ladder import PRESETS
-from transcode.plan import make_plan
+from transcode.planner import make_plan
 from transcode.settings import TranscodeSettings
 
 DEVICE = "h264+cuda@cuda:9"

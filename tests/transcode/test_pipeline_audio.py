@@ -13,7 +13,8 @@ from media.codecs import aac
 from media.cut import Cut
 from media.packet import Packet
 from transcode.ladder import PRESETS
-from transcode.plan import AudioEncode, Plan, make_plan
+from transcode.plan import AudioEncode, Plan
+from transcode.planner import make_plan
 from transcode.settings import TranscodeSettings
 
 BEEP_S = 0.5

@@ -17,7 +17,8 @@ from transcode.encoder import EncoderError
 from transcode.ladder import PRESETS, Ladder, Rung
 from transcode.messages import Mark
 from transcode.pipeline import Pipeline
-from transcode.plan import Plan, make_plan
+from transcode.plan import Plan
+from transcode.planner import make_plan
 from transcode.settings import TranscodeSettings
 
 SETTINGS = TranscodeSettings(shed=False, x264_preset="ultrafast", thumbnails=False)

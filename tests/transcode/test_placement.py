@@ -14,7 +14,8 @@ from transcode.device import CPU, Device, device_of
 from transcode.hardware import Hardware, Trial
 from transcode.ladder import PRESETS
 from transcode.placement import OUT_MAX_S, OUT_S, STRIKES, Placement, capacities
-from transcode.plan import SOURCE, Plan, make_plan
+from transcode.plan import SOURCE, Plan
+from transcode.planner import make_plan
 from transcode.settings import TranscodeSettings
 
 SETTINGS = TranscodeSettings()

@@ -11,7 +11,8 @@ import pytest
 from media.track import Codec, Kind, Track
 from transcode.hardware import Hardware, Trial
 from transcode.ladder import PRESETS
-from transcode.plan import Plan, make_plan
+from transcode.plan import Plan
+from transcode.planner import make_plan
 from transcode.profile import pick_level
 from transcode.settings import TranscodeSettings
 

@@ -20,7 +20,8 @@ from until import until
 from media.cut import Cut
 from media.packet import Gap, Packet
 from transcode.ladder import Ladder, Rung
-from transcode.plan import AudioEncode, Plan, make_plan
+from transcode.plan import AudioEncode, Plan
+from transcode.planner import make_plan
 from transcode.pool import Job, Pool
 from transcode.process import Process
 from transcode.settings import TranscodeSettings

@@ -22,7 +22,8 @@ from media.cut import Cut
 from transcode import messages as m
 from transcode import remote
 from transcode.ladder import Ladder, Rung
-from transcode.plan import Plan, make_plan
+from transcode.plan import Plan
+from transcode.planner import make_plan
 from transcode.pool import Pool
 from transcode.remote import Guests, fitted
 from transcode.remote_settings import WorkersSettings

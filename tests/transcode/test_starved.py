@@ -15,7 +15,7 @@ from until import until
 from media.cut import Cut
 from media.packet import Packet
 from transcode.ladder import Ladder, Rung
-from transcode.plan import make_plan
+from transcode.planner import make_plan
 from transcode.pool import Pool
 from transcode.settings import TranscodeSettings
 

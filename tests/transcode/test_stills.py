@@ -19,7 +19,7 @@ from media.cut import Cut
 from media.packet import Packet
 from transcode.job import Job
 from transcode.ladder import Ladder, Rung
-from transcode.plan import make_plan
+from transcode.planner import make_plan
 from transcode.settings import TranscodeSettings
 from transcode.stills import Stills
 

@@ -26,7 +26,8 @@ from transcode.ladder import Ladder
 from transcode.ladder import Rung as LadderRung
 from transcode.link import Link
 from transcode.pipeline import Pipeline
-from transcode.plan import Plan, VideoEncode, make_plan
+from transcode.plan import Plan, VideoEncode
+from transcode.planner import make_plan
 from transcode.pool import Pool
 from transcode.process import WorkerError, _explain
 from transcode.rung import Rung
