@@ -91,4 +91,4 @@ def test_a_worker_loads_nothing_that_it_does_not_use() -> None:
     code = (
         "import sys, transcode.worker; print(sorted({'pydantic', 'transcode.planner', 'control'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
