@@ -37,10 +37,10 @@ class Voice:
 
     def send(self, message: m.Message, payload: bytes = b"") -> None:
         """Waits while the core does not read. A core that is gone ends the process."""
-        head, body = frame(message, payload)
+        data = b"".join(frame(message, payload))
         try:
             with self._lock:
-                self._sock.sendall(head + body)
+                self._sock.sendall(data)
         except OSError:
             os._exit(0)
 

@@ -22,10 +22,12 @@ MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 """More than any coded frame: an uncompressed 4K picture is 12 MB."""
 
 
-def frame(message: Message, payload: bytes = b"") -> tuple[bytes, bytes]:
-    """The two buffers to send: sizes with header, and payload (not copied)."""
+def frame(message: Message, payload: bytes = b"") -> tuple[bytes, ...]:
+    """The buffers to send: sizes with header, and payload (not copied) where there is one. Never an empty buffer: from
+    Python 3.12 on, asyncio's `writelines` tries for ever to send one."""
     header = pack(message)
-    return _SIZES.pack(len(header), len(payload)) + header, payload
+    head = _SIZES.pack(len(header), len(payload)) + header
+    return (head, payload) if payload else (head,)
 
 
 class Decoder:

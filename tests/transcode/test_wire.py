@@ -44,6 +44,11 @@ def test_whole() -> None:
     assert Decoder().feed(BYTES) == MESSAGES
 
 
+def test_no_buffer_is_empty() -> None:
+    """From Python 3.12 on, asyncio's `writelines` tries for ever to send an empty one, and never closes."""
+    assert all(part for message, payload in MESSAGES for part in frame(message, payload))
+
+
 def test_byte_by_byte() -> None:
     decoder = Decoder()
     assert [f for n in range(len(BYTES)) for f in decoder.feed(BYTES[n : n + 1])] == MESSAGES
