@@ -80,8 +80,8 @@ def test_nonsense_raises_protocol_errors_only(data: bytes) -> None:
 
 @given(st.integers(0, len(MESSAGES) - 1), st.data())
 def test_damaged_headers_raise_protocol_errors_only(index: int, data: st.DataObject) -> None:
-    head, payload = frame(*MESSAGES[index])
-    damaged = bytearray(head + payload)
+    head, *payload = frame(*MESSAGES[index])
+    damaged = bytearray(b"".join((head, *payload)))
     position = data.draw(st.integers(8, len(head) - 1))
     damaged[position] = data.draw(st.integers(0, 255))
     try:
