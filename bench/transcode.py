@@ -167,7 +167,6 @@ async def ours(plan: Plan, source: Source) -> tuple[dict[str, float], Collect]:
         feed.write(packet)
         while job.stats.queue_bytes > 0:
             await asyncio.sleep(0.02)
-            peak = max(peak, _peak(status))
     closing = asyncio.get_running_loop().create_task(job.close(drain=True))
     while not closing.done():
         await asyncio.wait({closing}, timeout=0.02)
@@ -180,6 +179,7 @@ async def ours(plan: Plan, source: Source) -> tuple[dict[str, float], Collect]:
 
 
 def _peak(status: Path) -> int:
+    """The most memory that the process has held so far; 0 once it is gone."""
     try:
         lines = status.read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):

@@ -53,9 +53,9 @@ class State(Enum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stats:
-    """Counters of a job since it was opened."""
+    """Counters of a job since it was opened. `Job.stats` gives a copy."""
 
     state: str = State.IDLE.value
     worker_pid: int = 0
@@ -145,7 +145,7 @@ class Job:
                 self._changed is None or item.track.id not in self._changed.tracks
             ):
                 return
-            self._bump(packets_in=1)
+            self._stats.packets_in += 1
         if isinstance(item, Cut) and self._changed is not None:
             self._turn_plan()
         match self._state:
@@ -196,7 +196,7 @@ class Job:
 
     def _await_cut(self, item: Packet | Cut | Gap) -> None:
         if isinstance(item, Packet):
-            self._bump(dropped_packets=1)
+            self._stats.dropped_packets += 1
         elif isinstance(item, Cut):
             self._held = [item]
             self._not_before = item.pts
@@ -259,12 +259,12 @@ class Job:
 
     def _drop(self) -> None:
         """Forget what waits; tracks are described anew."""
-        self._bump(dropped_packets=self._backlog.drop())
+        self._stats.dropped_packets += self._backlog.drop()
         self._keys.clear()
         self._held = []
 
     def _overrun(self) -> None:
-        self._bump(overruns=1)
+        self._stats.overruns += 1
         self._log.warning(
             "transcode_overrun", queue_bytes=self._backlog.size_bytes, queue_s=round(self._backlog.length_s, 1)
         )
@@ -321,7 +321,7 @@ class Job:
             self._done.set()
             return
         self._vigil.died(time.monotonic())
-        self._bump(restarts=1)
+        self._stats.restarts += 1
         self._log.warning("worker_lost", pid=process.pid, place=process.place, reason=reason, worker_log=process.log)
         self._drop()
         self._backlog.clear()
@@ -386,7 +386,8 @@ class Job:
                 made = known.get(message.key)
                 if made is None or self._is_stale(made.track, message.pts):
                     return
-                self._bump(packets_out=1, bytes_out=len(payload))
+                self._stats.packets_out += 1
+                self._stats.bytes_out += len(payload)
                 packet = Packet(made.track, message.pts, message.dts, message.duration, message.keyframe, payload)
                 self._sink.packet(made.rendition, packet)
             case m.Made():
@@ -430,6 +431,3 @@ class Job:
                 "worker_place": self._process.place if self._process else "",
             }
         )
-
-    def _bump(self, **amounts: int) -> None:
-        self._stats = replace(self._stats, **{k: getattr(self._stats, k) + v for k, v in amounts.items()})

@@ -53,11 +53,13 @@ class Decoder:
             end = middle + payload_size
             if len(buffer) < end:
                 break
+            with memoryview(buffer) as view:  # a slice of the buffer itself would be one more copy
+                header, payload = bytes(view[start:middle]), bytes(view[middle:end])
             try:
-                message = unpack(bytes(buffer[start:middle]))
+                message = unpack(header)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise ProtocolError(f"A header of the worker connection cannot be read: {error}.") from error
-            frames.append((message, bytes(buffer[middle:end])))
+            frames.append((message, payload))
             position = end
         del buffer[:position]
         return frames
