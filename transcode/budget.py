@@ -1,9 +1,9 @@
 """What an encoder may spend that does not keep to a buffer by itself. Pure.
 
 SVT-AV1 4.1 in constant bitrate minds no buffer, and sizes a keyframe by the easy scene before it; drivers promise
-nothing. `Budget` says which pictures have to be left out so that a segment ends near its target. (A new encoder for
-each segment, with a floor under its quantizer learnt from the last, kept keyframes smaller; but SVT-AV1 4.1 deadlocks
-about once in a hundred openings on a busy machine.)
+nothing. `Budget` says which pictures have to be left out so that a segment ends near its target. 4.2, which comes with
+PyAV 19, needs that in hard scenes only. (A new encoder for each segment, with a floor under its quantizer learnt from
+the last, kept keyframes smaller; but SVT-AV1 4.1 deadlocks about once in a hundred openings on a busy machine.)
 """
 
 from __future__ import annotations

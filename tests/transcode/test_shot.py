@@ -112,3 +112,19 @@ def test_a_picture_that_cannot_be_scaled_spoils_no_other(monkeypatch: pytest.Mon
         with pytest.raises(av.FFmpegError):
             size.of(broken)
     assert sizes[1].of(shot(7200)).pts == 7200
+
+
+def test_hdr_is_converted_once_and_every_size_is_tagged_alike() -> None:
+    picture = VideoFrame(640, 360, "yuv420p10le")
+    for plane, value in zip(picture.planes, (600, 512, 512), strict=True):
+        plane.update(value.to_bytes(2, "little") * (plane.buffer_size // 2))
+    picture.colorspace, picture.color_primaries, picture.color_trc, picture.color_range = 9, 9, 16, 1
+    picture.pts, picture.time_base = 0, TIME_BASE
+    hdr = Shot(picture, 0, 3600, True, Fraction(1), Colour(1, 1, 1))
+    sizes = [Size(spec("a", 320, 180)), Size(spec("b", 160, 90))]
+    stack(sizes)
+    made = [size.of(hdr) for size in sizes]
+    assert {p.format.name for p in made} == {"yuv420p"}
+    assert {(int(p.colorspace), int(p.color_primaries), int(p.color_trc)) for p in made} == {(1, 1, 1)}
+    lumas = [bytes(p.planes[0])[p.planes[0].line_size * 20 + 20] for p in made]
+    assert abs(lumas[0] - lumas[1]) <= 1, "converted twice it would be darker"
