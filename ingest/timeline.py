@@ -3,7 +3,8 @@
 The source's clock is mapped by epochs: pairs (raw time, stream time) that all tracks share. A track whose stamps
 jump opens a new epoch at the point that the stream has reached; a second track that makes the same jump, sooner or
 later, falls into that epoch, and so keeps its distance to the first. A track that does not jump stays in the old
-one. What happens inside an epoch is the lanes' work: `audio_lane` counts samples, `video_lane` finds the frame grid.
+one; and one whose stamps meet those of such a track again, having jumped alone, returns to it: its samples had been
+sent early (ffmpeg 7.1 sends the first sound behind a long silence at once). What happens inside an epoch is the lanes' work: `audio_lane` counts samples, `video_lane` finds the frame grid.
 """
 
 from __future__ import annotations
@@ -159,6 +160,10 @@ class Timeline:
         hz = self._clock.hz
         elapsed_s = max(0.0, now - line.now)
         step = raw - line.raw
+        if (epoch := self._left_alone(line, raw)) is not None:
+            line.epoch, line.least, line.behind = epoch, None, 0
+            line.lane.rephase()
+            return
         at, end = line.epoch.place(raw, hz), line.lane.end
         # Many small steps back add up to a jump too: the stream cannot wait for the source's clock forever.
         passed = end - at - behind_stamp if at >= self._floor else 0
@@ -178,6 +183,16 @@ class Timeline:
             out.append(Gap(None, end, epoch.at, "timestamp_jump"))
         line.epoch, line.least = epoch, None
         line.lane.rephase()
+
+    def _left_alone(self, line: _Line, raw: int) -> _Epoch | None:
+        """The epoch of the track that was heard last, if `raw` fits there and now, and does not in its own track's."""
+        other, hz, near = self._last, self._clock.hz, _BACK_S * VIDEO_TIMESCALE
+        if other is None or other.epoch is line.epoch:
+            return None
+        here = other.epoch.place(other.raw, hz)
+        at = other.epoch.place(raw, hz)
+        fits = abs(at - here) <= near < abs(line.epoch.place(raw, hz) - here)
+        return other.epoch if fits and at >= line.lane.end else None
 
     def _fitting(self, raw: int, here: int, elapsed_s: float, other_than: _Epoch | None = None) -> _Epoch | None:
         """The newest epoch that puts `raw` about `here`."""

@@ -80,6 +80,34 @@ class TestJumps:
         assert seamless(packets(items, 100))
         assert packets(items, 0)[-1].dts == 249 * 3600
 
+    @pytest.mark.parametrize("early", [1, 2, 20])
+    def test_sound_behind_a_silence_that_is_sent_too_early_keeps_lip_sync(self, early: int) -> None:
+        """ffmpeg 7.1 sends the first sound behind a long silence at once, and the rest in its time."""
+        sent = [s for s in both(12_000) if s.track is not AUDIO or not 3_000 <= (s.dts or 0) < 7_100]
+        ahead = [s for s in sent if s.track is AUDIO and (s.dts or 0) >= 7_100][:early]
+        sent = [s for s in sent if s not in ahead]
+        at = next(n for n, s in enumerate(sent) if (s.dts or 0) >= 3_000)
+        timeline, items, now = Timeline(0, RTMP_CLOCK), list[Packet | Gap](), 0.0
+        for sample in (*sent[:at], *ahead, *sent[at:]):
+            now = max(now, (sample.dts or 0) / 1000) if sample not in ahead else now
+            items += timeline.feed(sample, now)
+        sound, picture = packets(items, 100), packets(items, 0)
+        assert picture[-1].dts == 299 * 3600
+        assert sound[-1].dts / 44_100 == pytest.approx((sent[-1].dts or 0) / 1000, abs=0.03)
+        told = [p.dts / 44_100 for p in sound]
+        assert told == sorted(told)
+        assert not [t for t in told if 3.1 + early * 0.024 < t < 7.0], "what came early is where it came"
+
+    def test_a_picture_that_jumps_ahead_alone_and_for_good_keeps_its_place(self) -> None:
+        samples = [
+            s if s.track is AUDIO or s.dts is None or s.dts < 5_000 else Sample(s.track, s.dts + 10_000, b"")
+            for s in both(30_000)
+        ]
+        items, timeline = run(samples)
+        assert timeline.counters.jumps == 1
+        assert seamless(packets(items, 100))
+        assert packets(items, 0)[-1].dts == 749 * 3600
+
     def test_a_single_mad_stamp_does_no_harm(self) -> None:
         track = video(Fraction(25))
         stamps = [index * 40 if index != 50 else 99_999_999 for index in range(100)]
