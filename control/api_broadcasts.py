@@ -24,10 +24,23 @@ from media.errors import Refused
 from packager.events import MAX_MESSAGE
 
 EVENT_S = 1.0
+MAX_DEPTH = 64
+"""Of JSON in a message; parsers give up somewhere, each elsewhere."""
 _COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 Id = Annotated[str, Path(description="The broadcast's id, as the list of broadcasts shows it.")]
 _EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested deeper than so many levels."""
+    level = [value]
+    for _ in range(levels + 1):
+        within = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        if not within:
+            return False
+        level = [child for each in within for child in each]
+    return True
 
 
 class EventBody(BaseModel):
@@ -51,6 +64,8 @@ class EventBody(BaseModel):
             body = text.encode()
         except (ValueError, RecursionError) as error:
             raise Refused("The message is neither text nor JSON that others can read.", slug="bad_message") from error
+        if _deeper(self.message, MAX_DEPTH):
+            raise Refused(f"The message is nested deeper than {MAX_DEPTH} levels.", slug="bad_message")
         if len(body) > MAX_MESSAGE:
             raise Refused(f"The message has {len(body)} bytes, {MAX_MESSAGE} are allowed.", slug="message_too_long")
         return body

@@ -1,10 +1,11 @@
 """One clock for a publishing session: raw time stamps in, packets and gaps on the stream's timeline out.
 
-The source's clock is mapped by epochs: pairs (raw time, stream time) that all tracks share. A track whose stamps
-jump opens a new epoch at the point that the stream has reached; a second track that makes the same jump, sooner or
-later, falls into that epoch, and so keeps its distance to the first. A track that does not jump stays in the old
-one; and one whose stamps meet those of such a track again, having jumped alone, returns to it: its samples had been
-sent early (ffmpeg 7.1 sends the first sound behind a long silence at once). What happens inside an epoch is the lanes' work: `audio_lane` counts samples, `video_lane` finds the frame grid.
+The source's clock is mapped by epochs: pairs (raw time, stream time) that all tracks share. A track whose stamps jump
+opens a new epoch at the point that the stream has reached; a second track that makes the same jump, sooner or later,
+falls into that epoch, and so keeps its distance to the first. A track that does not jump stays in the old one; and one
+whose stamps meet those of such a track again, having jumped alone, returns to it: its samples had been sent early
+(ffmpeg 7.1 sends the first sound behind a long silence at once). What happens inside an epoch is the lanes' work:
+`audio_lane` counts samples, `video_lane` finds the frame grid.
 """
 
 from __future__ import annotations

@@ -231,6 +231,7 @@ async def test_errors_have_a_slug_and_a_text(
         ("POST", "/v1/broadcasts/b1/events", rb'{"message": {"a": NaN}}'),
         ("POST", "/v1/broadcasts/b1/events", rb'{"message": "x", "duration_s": NaN}'),
         ("POST", "/v1/broadcasts/b1/events", b'{"message": ' + b"[" * 985 + b"]" * 985 + b"}"),
+        ("POST", "/v1/broadcasts/b1/events", b'{"message": ' + b'{"a":' * 65 + b"1" + b"}" * 65 + b"}"),
     ],
 )  # fmt: skip
 async def test_odd_values_are_the_callers_fault_and_are_not_kept(
