@@ -229,6 +229,8 @@ def decoded(codec: str, config: bytes, layout: str, frames: Sequence[bytes]) -> 
             for sound in sounds
         ]
     except ValueError as error:
+        if layout != "7.1" or av.__version__ < "19":
+            raise
         pytest.skip(f"PyAV 19.0 counts a ninth plane in frames of eight channels: {error}")
 
 
