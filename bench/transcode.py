@@ -5,12 +5,14 @@
 
 Ours is a real worker process, driven over its socket as the server does it, with thumbnails on. Theirs decodes once,
 splits, scales and encodes every rung in one process. CPU is that of the whole process; "loading" is Python and libav
-coming up, once in a stream's life; "core" is what feeding the worker costs beside it. Quality is measured by ffmpeg's
-psnr, ssim and libvmaf against the source scaled to the rung. "worst" is the segment of 2 s that lies furthest over its
-target. `watched` is the default ladder while one viewer watches the source, `pinned` the same with `rungs_pinned =
-"lowest"`; ffmpeg encodes the whole ladder beside them. `--rates` tells of rate control alone; `--latency` feeds at real
-time and tells how long after its arrival a picture comes out of each rung. `--hard` makes a clip of its own, in which
-black and stills change with noise and hard cuts. Prints a table, writes JSON and an SVG.
+coming up, once in a stream's life; "core" is what feeding the worker costs beside it. imageio-ffmpeg's ffmpeg, which is
+taken without `--ffmpeg`, has encoders of other versions than PyAV's wheel: `support/ffmpeg_of_pyav.sh` makes one that
+uses the wheel's own libraries. Quality is measured by ffmpeg's psnr, ssim and libvmaf against the source scaled to the
+rung. "worst" is the segment of 2 s that lies furthest over its target. `watched` is the default ladder while one viewer
+watches the source, `pinned` the same with `rungs_pinned = "lowest"`; ffmpeg encodes the whole ladder beside them.
+`--rates` tells of rate control alone; `--latency` feeds at real time and tells how long after its arrival a picture
+comes out of each rung. `--hard` makes a clip of its own, in which black and stills change with noise and hard cuts.
+Prints a table, writes JSON and an SVG.
 """
 
 from __future__ import annotations
